@@ -1,0 +1,21 @@
+"""On-policy reinforcement learning: how far may a policy move on one batch, and which samples move it?"""
+
+from rlkit_es._version import __version__
+from rlkit_es.algorithms import ESPO, PPO, SDESPO, SDPPO, Algorithm, evaluate
+from rlkit_es.errors import NonFiniteError, UserError
+from rlkit_es.training.config import Config
+from rlkit_es.training.evaluate import Evaluation
+
+__all__ = [
+    "ESPO",
+    "PPO",
+    "SDESPO",
+    "SDPPO",
+    "Algorithm",
+    "Config",
+    "Evaluation",
+    "NonFiniteError",
+    "UserError",
+    "__version__",
+    "evaluate",
+]

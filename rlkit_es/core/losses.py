@@ -1,0 +1,54 @@
+"""The reducers: every mean over samples in the library is `masked_mean`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_EPSILON = 1e-8
+
+
+def masked_mean(x: Tensor, keep: Tensor) -> Tensor:
+    """Mean of ``x`` over the kept samples, divided by the kept count.
+
+    Args:
+        x: (M,) values; dropped ones may be anything, NaN included.
+        keep: (M,) bool.
+
+    Returns:
+        () the mean; 0 where nothing is kept.
+    """
+    total = torch.where(keep, x, torch.zeros_like(x)).sum()
+    return total / keep.sum().clamp(min=1)
+
+
+def normalize(x: Tensor, keep: Tensor) -> Tensor:
+    """Shift and scale ``x`` to mean 0 and standard deviation 1 over the kept samples.
+
+    Args:
+        x: (M,) values.
+        keep: (M,) bool, the samples that the statistics are taken over.
+
+    Returns:
+        (M,) normalised values; all 0 where the kept values are equal (a minibatch of one, say).
+    """
+    centred = x - masked_mean(x, keep)
+    return centred / (masked_mean(centred.square(), keep).sqrt() + _EPSILON)
+
+
+def explained_variance(value: Tensor, value_target: Tensor, keep: Tensor) -> Tensor:
+    """1 - Var(target - value) / Var(target): 1 is a perfect critic, 0 one that predicts the mean.
+
+    Args:
+        value: (M,) predictions.
+        value_target: (M,) what they are compared with.
+        keep: (M,) bool.
+
+    Returns:
+        () the explained variance; NaN where the targets do not vary.
+    """
+    error = value_target - value
+    error_variance = masked_mean((error - masked_mean(error, keep)).square(), keep)
+    target_variance = masked_mean((value_target - masked_mean(value_target, keep)).square(), keep)
+    undefined = torch.full_like(target_variance, torch.nan)
+    return torch.where(target_variance > 0, 1 - error_variance / target_variance, undefined)

@@ -1,0 +1,48 @@
+"""Running mean and variance, merged a batch at a time (Chan, Golub and LeVeque, 1983)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RunningStats(NamedTuple):
+    """Mean and population variance of everything seen so far."""
+
+    mean: Tensor  # (...,) float32
+    variance: Tensor  # (...,) float32, 1 before anything is seen
+    seen: Tensor  # () int64: exact past 2**24, on devices without float64 too
+
+
+def empty(shape: tuple[int, ...]) -> RunningStats:
+    """Nothing seen yet: normalising with it changes nothing."""
+    return RunningStats(torch.zeros(shape), torch.ones(shape), torch.zeros((), dtype=torch.int64))
+
+
+def merge(stats: RunningStats, x: Tensor, valid: Tensor) -> RunningStats:
+    """The statistics of all that ``stats`` has seen and of the valid rows of ``x``.
+
+    Args:
+        stats: over the trailing dimensions of ``x``.
+        x: (B, ...) new rows.
+        valid: (B,) bool; rows that are not valid are not counted.
+
+    Returns:
+        New statistics; ``stats`` unchanged in value where no row is valid.
+    """
+    rows = x[valid]
+    new = rows.shape[0]
+    if new == 0:
+        return stats
+    variance, mean = torch.var_mean(rows, dim=0, correction=0)
+    seen = stats.seen + new
+    weight = new / seen.to(mean.dtype)
+    delta = mean - stats.mean
+    between = weight * (1 - weight) * delta.square()
+    return RunningStats(
+        stats.mean + weight * delta,
+        (1 - weight) * stats.variance + weight * variance + between,
+        seen,
+    )

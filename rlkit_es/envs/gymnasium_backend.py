@@ -1,0 +1,111 @@
+"""Any Gymnasium environment, in any of Gymnasium's three autoreset modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from rlkit_es.envs.spaces import action_spec, flattener, observation_size
+from rlkit_es.envs.vector_env import Step, to_float32
+from rlkit_es.errors import UserError
+
+
+class GymnasiumVectorEnv:
+    """A Gymnasium vector environment under the `VectorEnv` contract.
+
+    Next-step autoreset passes through. Same-step autoreset gives its final observation beside the
+    new one. Where autoreset is disabled, ended environments are reset here, within the same step.
+
+    Args:
+        env: any ``gymnasium.vector.VectorEnv`` whose metadata names its autoreset mode.
+
+    Raises:
+        UserError: the mode is not named, or a space is not supported.
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv) -> None:
+        mode = env.metadata.get("autoreset_mode")
+        if mode not in set(AutoresetMode):
+            raise UserError(
+                f"the vector environment does not say how it resets (metadata['autoreset_mode'] is "
+                f"{mode!r}): set it to gymnasium.vector.AutoresetMode.NEXT_STEP, SAME_STEP or DISABLED"
+            )
+        self.mode = AutoresetMode(mode)
+        self.env = env
+        self.num_envs = env.num_envs
+        self.device = torch.device("cpu")
+        self.observation_size = observation_size(env.single_observation_space)
+        self.action = action_spec(env.single_action_space)
+        self._action_dtype = env.single_action_space.dtype
+        self._flatten = flattener(env.single_observation_space, env.num_envs)
+        self._flatten_one = flattener(env.single_observation_space, 1)
+        self._ended = torch.zeros(self.num_envs, dtype=torch.bool)
+
+    def reset(self, seeds: Sequence[int]) -> Tensor:
+        """Begin anew with a seed for each environment."""
+        observation, _ = self.env.reset(seed=list(seeds))  # type: ignore[arg-type]  # its subclasses take a list
+        self._ended = torch.zeros(self.num_envs, dtype=torch.bool)
+        return self._tensor(observation)
+
+    def send(self, action: Tensor) -> None:
+        """Begin a step; only environments in processes of their own get to work before `recv`."""
+        self._sent = action.numpy().astype(self._action_dtype, copy=False)
+        if isinstance(self.env, gym.vector.AsyncVectorEnv):
+            self.env.step_async(self._sent)
+
+    def recv(self) -> Step:
+        """One step of every environment."""
+        if isinstance(self.env, gym.vector.AsyncVectorEnv):
+            observation, reward, terminated, truncated, info = self.env.step_wait()
+        else:
+            observation, reward, terminated, truncated, info = self.env.step(self._sent)
+        ended = np.asarray(terminated) | np.asarray(truncated)
+        final = None
+        if ended.any() and self.mode is AutoresetMode.SAME_STEP:
+            final = self._final_observation(self._tensor(observation), info, ended)
+        elif ended.any() and self.mode is AutoresetMode.DISABLED:
+            final = self._tensor(observation)
+            observation, _ = self.env.reset(options={"reset_mask": ended})
+        step = Step(
+            observation=self._tensor(observation),
+            reward=to_float32(reward),
+            terminated=torch.from_numpy(np.array(terminated, dtype=bool)),
+            truncated=torch.from_numpy(np.array(truncated, dtype=bool)),
+            valid=~self._ended,
+            final_observation=final,
+        )
+        if self.mode is AutoresetMode.NEXT_STEP:
+            self._ended = step.terminated | step.truncated
+        return step
+
+    def close(self) -> None:
+        """Close the environments and their processes."""
+        self.env.close()
+
+    def _tensor(self, observation: Any) -> Tensor:
+        # Gymnasium may hand out its own buffer, which the next step overwrites.
+        return to_float32(np.array(self._flatten(observation)))
+
+    def _final_observation(self, observation: Tensor, info: dict[str, Any], ended: np.ndarray) -> Tensor:
+        final = observation.clone()
+        for i in np.flatnonzero(ended):
+            one = self._flatten_one(info["final_obs"][i])
+            final[i] = to_float32(one)[0]
+        return final
+
+
+def make_gymnasium(env_id: str, num_envs: int, *, asynchronous: bool) -> GymnasiumVectorEnv:
+    """``num_envs`` environments of a registered id, in this process or one process each."""
+    makers: list[Callable[[], gym.Env]] = [partial(gym.make, env_id) for _ in range(num_envs)]
+    if asynchronous:
+        return GymnasiumVectorEnv(
+            gym.vector.AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
+        )
+    return GymnasiumVectorEnv(gym.vector.SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP))

@@ -1,0 +1,71 @@
+"""The contract between environments and the rest of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlkit_es.types import ActionSpec
+
+
+class Step(NamedTuple):
+    """What ``N`` environments return after one step.
+
+    Tensors on the environments' own device, the caller's to keep: no later step overwrites them.
+    """
+
+    observation: Tensor  # (N, O) float32: what to act on next
+    reward: Tensor  # (N,) float32, raw
+    terminated: Tensor  # (N,) bool
+    truncated: Tensor  # (N,) bool
+    valid: Tensor  # (N,) bool: False where the action was ignored because the episode had ended
+    final_observation: Tensor | None = None
+    """(N, O) the true s_{t+1} where it is not ``observation``: only environments that reset within
+    the step that ended the episode have it. None: ``observation`` is the true s_{t+1}."""
+
+
+class VectorEnv(Protocol):
+    """``N`` environments stepped together.
+
+    A step is a `send` and a `recv`, so that the policy can act for one group of environments while
+    another is simulated. An environment that reached its end returns the true final observation, and
+    resets either in its next step, which then ignores the action and is no transition (``valid``
+    False), or within the same step, with ``final_observation`` beside the new observation.
+    """
+
+    num_envs: int
+    observation_size: int
+    action: ActionSpec
+    device: torch.device
+
+    def reset(self, seeds: Sequence[int]) -> Tensor:
+        """Begin anew, environment i with ``seeds[i]``; (N, O) float32."""
+        ...
+
+    def send(self, action: Tensor) -> None:
+        """Begin a step with an action (N, *shape) inside the bounds, or (N,) int64."""
+        ...
+
+    def recv(self) -> Step:
+        """Wait for the step that was begun."""
+        ...
+
+    def close(self) -> None:
+        """Free processes, threads and windows."""
+        ...
+
+
+def env_seeds(seed: int, num_envs: int) -> list[int]:
+    """A distinct seed for each environment, a function of ``seed`` alone, in [0, 2**31)."""
+    words = np.random.SeedSequence(seed).generate_state(2 * num_envs, dtype=np.uint32) >> 1
+    distinct = list(dict.fromkeys(int(word) for word in words))
+    return distinct[:num_envs]
+
+
+def to_float32(array: np.ndarray) -> Tensor:
+    """A NumPy array as a float32 tensor, converted at most once."""
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

@@ -1,0 +1,77 @@
+"""What a user can do wrong, said in one line that tells how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+_T = TypeVar("_T")
+
+
+class UserError(ValueError):
+    """An error that the user can mend; its message is one line that says how."""
+
+
+class NonFiniteError(UserError):
+    """A quantity became NaN or infinite; the message names it."""
+
+
+def look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
+    """``table[name]``, or a `UserError` that names the closest matches."""
+    if name not in table:
+        raise UserError(f"unknown {kind} {name!r}; {suggestion(name, table)}")
+    return table[name]
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """The closest of the known names, or all of them where nothing is close."""
+    by_lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(by_lower[c] for c in close)}?"
+    return f"there is {', '.join(known)}" if len(known) <= 20 else "nothing has a similar name"
+
+
+def check_choices(config: object) -> None:
+    """Every field that is a ``Literal`` holds one of its values.
+
+    Raises:
+        UserError: naming the field, its value and the choices.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        choices = [c for option in (hint, *get_args(hint)) for c in _literals(option)]
+        value = getattr(config, name)
+        if choices and value not in choices and not (value is None and type(None) in get_args(hint)):
+            raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def check_counts(config: object, *names: str, least: int = 1) -> None:
+    """The named fields are whole numbers of at least ``least``."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_range(
+    config: object, *names: str, above: float = -math.inf, low: float = -math.inf, high: float = math.inf
+) -> None:
+    """The named fields are numbers > ``above``, >= ``low`` and <= ``high``; NaN never is."""
+    for name in names:
+        value = getattr(config, name)
+        if not is_number(value) or not (value > above and low <= value <= high):
+            bounds = [f"above {above:g}"] if above > -math.inf else []
+            bounds += [f"at least {low:g}"] if low > -math.inf else []
+            bounds += [f"at most {high:g}"] if high < math.inf else []
+            raise UserError(f"{name} must be a number {' and '.join(bounds)}, got {value!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is an int or a float, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _literals(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) is Literal else ()

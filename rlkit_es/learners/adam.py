@@ -1,0 +1,85 @@
+"""Adam (Kingma and Ba, arXiv:1412.6980) over one flat vector of two parts, policy and critic.
+
+Either part can be frozen by a flag on the device: its parameters, its moments and its step count
+then stay bitwise as they are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BETA1, BETA2 = 0.9, 0.999
+
+
+class AdamState(NamedTuple):
+    """Everything that an update changes; the tensors are updated in place."""
+
+    parameters: Tensor  # (P,) policy first, then critic
+    exp_avg: Tensor  # (P,)
+    exp_avg_sq: Tensor  # (P,)
+    steps: Tensor  # (2,) float32: steps taken by the policy and by the critic
+
+
+def init_state(parameters: Tensor) -> AdamState:
+    """No step taken yet."""
+    zeros = torch.zeros_like(parameters)
+    return AdamState(parameters, zeros, zeros.clone(), parameters.new_zeros(2))
+
+
+def clip_scale(square_norm: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
+    """The factor that brings a gradient down to ``max_norm`` where it is longer, and its norm."""
+    norm = square_norm.sqrt()
+    # 1e-6 as in torch.nn.utils.clip_grad_norm_
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0), norm
+
+
+def adam_(
+    state: AdamState,
+    gradient: Tensor,
+    scale: Tensor,
+    learning_rate: Tensor,
+    active: Tensor,
+    policy_size: int,
+    epsilon: float,
+) -> None:
+    """One step, in place, of the parts that are active.
+
+    A frozen part is held by factors of 0 rather than by masks: a scalar for each part costs nothing,
+    a mask as long as the parameters costs as much as the step.
+
+    Args:
+        state: a policy part of ``policy_size`` and a critic part.
+        gradient: (P,) of the loss, finite.
+        scale: () what the gradient is multiplied with first.
+        learning_rate: (2,) of the policy and of the critic.
+        active: (2,) float, 1 for a part that steps and 0 for one that stays.
+        policy_size: where the critic part begins.
+        epsilon: Adam's, outside the bias-corrected root as in ``torch.optim.Adam``.
+    """
+    state.steps.add_(active)
+    steps = state.steps.clamp(min=1)
+    # Stacked, so that a compiler computes these few scalars once and not again for each parameter.
+    coefficients = torch.stack(
+        [
+            scale.expand(2),
+            active * (1 - BETA1),
+            active * (1 - BETA2),
+            active * learning_rate / (1 - BETA1**steps),
+            (1 - BETA2**steps).rsqrt(),
+        ]
+    )
+    for part, parameters in enumerate(_parts(state.parameters, policy_size)):
+        factor, pull, pull_sq, step_size, root_correction = coefficients[:, part].unbind(0)
+        exp_avg = _parts(state.exp_avg, policy_size)[part]
+        exp_avg_sq = _parts(state.exp_avg_sq, policy_size)[part]
+        g = _parts(gradient, policy_size)[part] * factor
+        exp_avg.add_((g - exp_avg) * pull)
+        exp_avg_sq.add_((g * g - exp_avg_sq) * pull_sq)
+        parameters.sub_(step_size * exp_avg / (exp_avg_sq.sqrt() * root_correction + epsilon))
+
+
+def _parts(vector: Tensor, policy_size: int) -> tuple[Tensor, Tensor]:
+    return vector[:policy_size], vector[policy_size:]

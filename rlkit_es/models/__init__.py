@@ -1,0 +1,1 @@
+"""Networks, distributions and the actor-critic that holds them with its normalisers."""

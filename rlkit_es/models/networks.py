@@ -1,0 +1,116 @@
+"""Multi-layer perceptrons with the initialisation that on-policy methods are known to need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "elu": functional.elu,
+    "silu": functional.silu,
+}
+
+
+class MLP(nn.Module):
+    """Linear layers of ``sizes`` with the activation between them.
+
+    Orthogonal weights with gain sqrt(2) (``output_gain`` in the last layer) and zero biases, as in
+    Engstrom et al., arXiv:2005.12729, and Andrychowicz et al., arXiv:2006.05990.
+
+    One module rather than a ``Sequential`` of many: with small layers most of the time of acting
+    would go to calling modules.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], activation: str, output_gain: float, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.depth = len(sizes) - 1
+        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+            weight = torch.empty(outputs, inputs)
+            gain = output_gain if i == self.depth - 1 else 2**0.5
+            nn.init.orthogonal_(weight, gain, generator=generator)
+            self.register_parameter(f"weight_{i}", nn.Parameter(weight))
+            self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(outputs)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., sizes[0]) to (..., sizes[-1])."""
+        parameters = self._parameters
+        for i in range(self.depth):
+            if i:
+                x = self.activation(x)
+            x = functional.linear(x, parameters[f"weight_{i}"], parameters[f"bias_{i}"])  # type: ignore[arg-type]
+        return x
+
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """The same function for (M, sizes[0]) alone, with the parameters looked up beforehand."""
+        layers = [
+            (self.get_parameter(f"bias_{i}"), self.get_parameter(f"weight_{i}").t())
+            for i in range(self.depth)
+        ]
+        (first_bias, first_weight), *rest = layers
+        activation = self.activation
+
+        def run(x: Tensor) -> Tensor:
+            x = torch.addmm(first_bias, x, first_weight)
+            for bias, weight in rest:
+                x = torch.addmm(bias, activation(x), weight)
+            return x
+
+        return run
+
+
+class GaussianActor(nn.Module):
+    """Mean from a network, log standard deviation a parameter of its own."""
+
+    def __init__(self, network: MLP, action_size: int, log_std_init: float) -> None:
+        super().__init__()
+        self.network = network
+        self.log_std = nn.Parameter(torch.full((action_size,), log_std_init))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Normalised observations (M, O) to ``[mean, log_std]`` (M, 2A)."""
+        mean = self.network(observation)
+        return torch.cat([mean, self.log_std.expand_as(mean)], dim=-1)
+
+    def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Samples for (M, O) observations and (M, A) noise, with the parameters as they are now."""
+        network, std = self.network.frozen(), self.log_std.exp()
+        return lambda observation, noise: torch.addcmul(network(observation), std, noise)
+
+
+class CategoricalActor(nn.Module):
+    """Log-probabilities from a network."""
+
+    def __init__(self, network: MLP) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Normalised observations (M, O) to log-probabilities (M, n)."""
+        return torch.log_softmax(self.network(observation), dim=-1)
+
+    def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Samples for (M, O) observations and (M, n) noise, with the parameters as they are now."""
+        network = self.network.frozen()
+        return lambda observation, noise: (network(observation) + noise).argmax(-1)
+
+
+class Critic(nn.Module):
+    """State value."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Normalised observations (..., O) to values (...,)."""
+        value: Tensor = self.network(observation).squeeze(-1)
+        return value

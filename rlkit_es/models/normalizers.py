@@ -1,0 +1,77 @@
+"""Observation and reward normalisers: state of the policy, not of an environment wrapper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from rlkit_es.core import running_stats
+from rlkit_es.core.returns import running_returns
+from rlkit_es.core.running_stats import RunningStats
+
+_EPSILON = 1e-8
+
+
+class StatsModule(nn.Module):
+    """Running statistics as buffers, so that they are saved with the parameters."""
+
+    mean: Tensor
+    variance: Tensor
+    seen: Tensor
+
+    inverse_std: Tensor  # 1 / sqrt(variance), kept because acting needs it at every step
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        for name, value in running_stats.empty(shape)._asdict().items():
+            self.register_buffer(name, value)
+        self.register_buffer("inverse_std", torch.ones(shape))
+
+    def merge(self, x: Tensor, valid: Tensor) -> None:
+        """Count the valid rows of ``x`` (B, *shape)."""
+        merged = running_stats.merge(RunningStats(self.mean, self.variance, self.seen), x, valid)
+        self.mean.copy_(merged.mean)
+        self.variance.copy_(merged.variance)
+        self.seen.copy_(merged.seen)
+        self.inverse_std.copy_((merged.variance + _EPSILON).rsqrt())
+
+
+class ObservationNormalizer(StatsModule):
+    """(x - mean) / std, clipped; the identity (clipped) until something is counted."""
+
+    def __init__(self, size: int, clip: float) -> None:
+        super().__init__((size,))
+        self.clip = clip
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Raw observations (..., O) to normalised ones."""
+        return ((observation - self.mean) * self.inverse_std).clamp_(-self.clip, self.clip)
+
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """The same function, with the statistics as they are now."""
+        mean, inverse_std, clip = self.mean, self.inverse_std, self.clip
+        return lambda observation: ((observation - mean) * inverse_std).clamp_(-clip, clip)
+
+
+class RewardScaler(StatsModule):
+    """Divides rewards by the standard deviation of the running discounted return.
+
+    Rewards are scaled, not shifted: a shift would change which episodes are worth prolonging.
+    """
+
+    running: Tensor
+
+    def __init__(self, num_envs: int, gamma: float, clip: float) -> None:
+        super().__init__(())
+        self.gamma = gamma
+        self.clip = clip
+        self.register_buffer("running", torch.zeros(num_envs))
+
+    def forward(self, reward: Tensor, done: Tensor, valid: Tensor) -> Tensor:
+        """Count this rollout's rewards (T, N) and return them scaled; the input is left as it is."""
+        returns, running = running_returns(reward, done, valid, self.running, gamma=self.gamma)
+        self.running.copy_(running)
+        self.merge(returns.flatten(), valid.flatten())
+        return (reward * self.inverse_std).clamp_(-self.clip, self.clip)

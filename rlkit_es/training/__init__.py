@@ -1,0 +1,1 @@
+"""Configuration, rollouts, the training loop, its logs and the evaluation."""

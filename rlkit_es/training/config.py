@@ -1,0 +1,137 @@
+"""Everything that a run depends on, as one frozen and validated value."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rlkit_es.errors import UserError, check_counts, check_range, suggestion
+from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.recipes import find_recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(UpdateConfig):
+    """One training run. `Config.for_algorithm` starts from the recipe's own defaults.
+
+    Raises:
+        UserError: a value cannot be used; the message says what to write instead.
+    """
+
+    algo: str
+    """Recipe: ppo, espo, sd_ppo or sd_espo."""
+
+    env: str = "Humanoid-v4"
+    """Environment id: of Gymnasium, of EnvPool, or module:id to import a module that registers it."""
+
+    total_steps: int = 1_000_000
+    """Environment steps to train for, over all environments; the last iteration is finished."""
+
+    seed: int = 0
+    """Fixes networks, action noise, minibatches and every environment's own seed."""
+
+    num_envs: int = 64
+    """Environments stepped together (N). More collect faster, and need fewer rollout steps each."""
+
+    rollout_steps: int = 32
+    """Steps of each environment between updates (T). The batch is num_envs x rollout_steps; with
+    episodes of 1000 steps, T of 32 learns from many moments at once, T of 2048 sees whole episodes."""
+
+    gamma: float = 0.99
+    """Discount. 0.99 looks some 100 steps ahead, 0.995 some 200."""
+
+    gae_lambda: float = 0.95
+    """GAE's lambda: lower trusts the critic more and is less noisy."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Width of each hidden layer, for the actor and for the critic. Wider for large observations."""
+
+    activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
+    """tanh is the steady choice for on-policy locomotion."""
+
+    log_std_init: float = -0.5
+    """Initial log standard deviation of continuous actions. 0 explores widely, -0.5 learns faster
+    on most locomotion tasks, -1 and below hardly explores."""
+
+    normalize_observations: bool = True
+    """Shift and scale observations by running statistics, frozen within an iteration."""
+
+    observation_clip: float = 10.0
+    """Bound of a normalised observation."""
+
+    normalize_rewards: bool = True
+    """Scale rewards by the running deviation of the discounted return. Reported returns stay raw."""
+
+    reward_clip: float = 10.0
+    """Bound of a scaled reward."""
+
+    scale_actions: bool = True
+    """Map [-1, 1] onto the bounds of a bounded action space. False: clip to the bounds."""
+
+    eval_episodes: int = 10
+    """Episodes of the deterministic evaluation at the end, on environments with seeds of their own;
+    0: none."""
+
+    run_dir: Path | None = None
+    """Directory of this run. The command line makes runs/<env>/<algo>/seed<seed>-<time> where it is
+    left out; from Python nothing is then written."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps. auto is the CPU, which is the faster one for small networks."""
+
+    backend: Literal["auto", "envpool", "gymnasium", "gymnasium-async"] = "auto"
+    """auto: EnvPool where it has the id, else Gymnasium in this process. gymnasium-async: a process
+    for each environment, for slow ones."""
+
+    torch_threads: int = 1
+    """Threads of one tensor operation. 1 is fastest for small networks; the rest goes to physics."""
+
+    env_threads: int = 0
+    """Threads of EnvPool; 0: one a core."""
+
+    env_groups: int = 2
+    """Groups of environments that take turns: while the policy acts for one, the others are simulated.
+    1 waits for all of them at every step."""
+
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the minibatch update (20 s the first time, then a few from the disk cache). auto: where
+    there is a C++ compiler and the run is long enough to earn it."""
+
+    def __post_init__(self) -> None:
+        find_recipe(self.algo)
+        super().__post_init__()
+        check_counts(self, "total_steps", "num_envs", "rollout_steps", "torch_threads", "env_groups")
+        check_counts(self, "seed", "env_threads", "eval_episodes", least=0)
+        check_range(self, "gamma", "gae_lambda", low=0, high=1)
+        check_range(self, "log_std_init", low=-10, high=5)
+        check_range(self, "observation_clip", "reward_clip", above=0)
+        if not isinstance(self.hidden_sizes, tuple) or any(
+            not isinstance(s, int) or s < 1 for s in self.hidden_sizes
+        ):
+            raise UserError(f"hidden_sizes must be positive whole numbers, got {self.hidden_sizes!r}")
+        if self.minibatch_size > self.batch_size:
+            raise UserError(
+                f"minibatch_size {self.minibatch_size} is larger than the batch of {self.batch_size} "
+                f"(num_envs {self.num_envs} x rollout_steps {self.rollout_steps}): lower it or collect more"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """B: rows of one rollout."""
+        return self.num_envs * self.rollout_steps
+
+    @classmethod
+    def for_algorithm(cls, algo: str, **overrides: Any) -> Config:
+        """The defaults of ``algo`` with ``overrides`` in their place.
+
+        Raises:
+            UserError: an unknown algorithm or field (the closest is named), or a value out of range.
+        """
+        recipe = find_recipe(algo)
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in overrides:
+            if name not in known:
+                raise UserError(f"unknown setting {name!r}; {suggestion(name, known)}")
+        return cls(**{"algo": algo, **recipe.defaults, **overrides})

@@ -1,0 +1,114 @@
+"""Evaluating a policy on environments of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rlkit_es.envs.registry import make_vector_envs
+from rlkit_es.envs.vector_env import VectorEnv, env_seeds
+from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.training.config import Config
+from rlkit_es.training.seeds import derive_seeds
+
+_MOST_ENVS = 16
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Raw returns of whole episodes."""
+
+    env_steps: int  # environment steps the policy was trained for
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def episodes(self) -> int:
+        """How many."""
+        return len(self.returns)
+
+    @property
+    def return_mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def return_std(self) -> float:
+        """Population standard deviation of the returns over episodes (not over seeds)."""
+        return float(np.std(self.returns))
+
+    def as_dict(self) -> dict[str, object]:
+        """For evaluation.json."""
+        return {
+            "env_steps": self.env_steps,
+            "episodes": self.episodes,
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "return_mean": self.return_mean,
+            "return_std": self.return_std,
+        }
+
+
+def evaluate_policy(
+    policy: ActorCritic,
+    config: Config,
+    *,
+    episodes: int,
+    seed: int | None = None,
+    deterministic: bool = True,
+    env_steps: int = 0,
+) -> Evaluation:
+    """Run whole episodes with the normaliser frozen.
+
+    Args:
+        policy: its parameters and statistics are left as they are.
+        config: names the environment and the backend.
+        episodes: how many; each environment runs its share, so that short episodes are not favoured.
+        seed: of the environments; None derives one that training does not use.
+        deterministic: the mode of the policy rather than a sample.
+        env_steps: recorded in the result.
+    """
+    seed = derive_seeds(config.seed).evaluation if seed is None else seed
+    num_envs = min(episodes, _MOST_ENVS)
+    (envs,) = make_vector_envs(config.env, num_envs, backend=config.backend, threads=config.env_threads)
+    generator = None if deterministic else torch.Generator().manual_seed(seed)
+    try:
+        return _run_episodes(policy, envs, episodes, seed, generator, env_steps)
+    finally:
+        envs.close()
+
+
+@torch.no_grad()
+def _run_episodes(
+    policy: ActorCritic,
+    envs: VectorEnv,
+    episodes: int,
+    seed: int,
+    generator: torch.Generator | None,
+    env_steps: int,
+) -> Evaluation:
+    n = envs.num_envs
+    share = np.array([len(range(i, episodes, n)) for i in range(n)])
+    device = policy.action_low.device
+    finished: list[tuple[float, int]] = []
+    episode_return, length, count = np.zeros(n), np.zeros(n, dtype=int), np.zeros(n, dtype=int)
+    observation = envs.reset(env_seeds(seed, n))
+    while (count < share).any():
+        noise = None if generator is None else policy.distribution.noise((n,), generator).to(device)
+        action = policy.env_action(policy.act(observation.to(device), noise))
+        envs.send(action.to(envs.device))
+        step = envs.recv()
+        observation = step.observation
+        valid = step.valid.cpu().numpy()
+        episode_return += np.where(valid, step.reward.cpu().numpy(), 0.0)
+        length += valid
+        done = (step.terminated | step.truncated).cpu().numpy() & valid
+        for i in np.flatnonzero(done):
+            if count[i] < share[i]:
+                finished.append((float(episode_return[i]), int(length[i])))
+            count[i] += 1
+            episode_return[i], length[i] = 0.0, 0
+    returns, lengths = zip(*finished, strict=True)
+    return Evaluation(env_steps, returns, lengths)
