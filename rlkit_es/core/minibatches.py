@@ -8,11 +8,11 @@ from torch import Tensor
 
 def shuffled_minibatches(
     valid: Tensor, minibatch_size: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, int]:
     """One epoch: every valid sample once, in a fresh order, dealt as evenly as can be.
 
     Minibatch sizes differ by at most one, so no small remainder takes a noisy step of its own.
-    Shapes depend only on the number of minibatches: short ones are padded with samples that
+    Shapes do not depend on how many samples are valid: what is short is padded with samples that
     ``real`` switches off.
 
     Args:
@@ -21,16 +21,18 @@ def shuffled_minibatches(
         generator: a CPU generator, so that every device sees the same order.
 
     Returns:
-        index (K, M) int64 into the batch and real (K, M) bool; K = ceil(valid samples / M), on
-        ``valid``'s device.
+        index (K, M) int64 into the batch and real (K, M) bool, with K = ceil(B / M), on ``valid``'s
+        device; and the number of minibatches, ceil(valid samples / M): the rest of the rows is padding.
     """
     samples = valid.nonzero().squeeze(1)
-    count = samples.numel()
-    minibatches = -(-count // minibatch_size)
-    order = torch.randperm(count, generator=generator).to(valid.device)
-    # Sample i goes to minibatch i mod K; the places left over at the end are padding.
-    places = torch.zeros(minibatches * minibatch_size, dtype=torch.int64, device=valid.device)
-    places[:count] = samples[order]
-    real = torch.arange(minibatches * minibatch_size, device=valid.device) < count
-    index = places.view(minibatch_size, minibatches).T.contiguous()
-    return index, real.view(minibatch_size, minibatches).T.contiguous()
+    minibatches = -(-len(samples) // minibatch_size)
+    shape = (-(-len(valid) // minibatch_size), minibatch_size)
+    index = torch.zeros(shape, dtype=torch.int64, device=valid.device)
+    real = torch.zeros(shape, dtype=torch.bool, device=valid.device)
+    order = torch.randperm(len(samples), generator=generator).to(valid.device)
+    # Dealt like cards: sample i goes to minibatch i mod K, at place i div K.
+    dealt = torch.arange(len(samples), device=valid.device)
+    minibatch, place = dealt % max(minibatches, 1), dealt // max(minibatches, 1)
+    index[minibatch, place] = samples[order]
+    real[minibatch, place] = True
+    return index, real, minibatches

@@ -1,8 +1,4 @@
-"""Adam (Kingma and Ba, arXiv:1412.6980) over one flat vector of two parts, policy and critic.
-
-Either part can be frozen by a flag on the device: its parameters, its moments and its step count
-then stay bitwise as they are.
-"""
+"""Adam (Kingma and Ba, arXiv:1412.6980) over one flat vector of two parts, policy and critic."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ BETA1, BETA2 = 0.9, 0.999
 
 
 class AdamState(NamedTuple):
-    """Everything that an update changes; the tensors are updated in place."""
+    """Everything that a minibatch step changes."""
 
     parameters: Tensor  # (P,) policy first, then critic
     exp_avg: Tensor  # (P,)
@@ -36,7 +32,7 @@ def clip_scale(square_norm: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     return (max_norm / (norm + 1e-6)).clamp(max=1.0), norm
 
 
-def adam_(
+def adam(
     state: AdamState,
     gradient: Tensor,
     scale: Tensor,
@@ -44,8 +40,8 @@ def adam_(
     active: Tensor,
     policy_size: int,
     epsilon: float,
-) -> None:
-    """One step, in place, of the parts that are active.
+) -> AdamState:
+    """One step of the parts that are active; the others stay as they are, moments and count too.
 
     A frozen part is held by factors of 0 rather than by masks: a scalar for each part costs nothing,
     a mask as long as the parameters costs as much as the step.
@@ -59,27 +55,29 @@ def adam_(
         policy_size: where the critic part begins.
         epsilon: Adam's, outside the bias-corrected root as in ``torch.optim.Adam``.
     """
-    state.steps.add_(active)
-    steps = state.steps.clamp(min=1)
+    steps = state.steps + active
+    taken = steps.clamp(min=1)
     # Stacked, so that a compiler computes these few scalars once and not again for each parameter.
     coefficients = torch.stack(
         [
             scale.expand(2),
             active * (1 - BETA1),
             active * (1 - BETA2),
-            active * learning_rate / (1 - BETA1**steps),
-            (1 - BETA2**steps).rsqrt(),
+            active * learning_rate / (1 - BETA1**taken),
+            (1 - BETA2**taken).rsqrt(),
         ]
     )
-    for part, parameters in enumerate(_parts(state.parameters, policy_size)):
+    sizes = [policy_size, gradient.numel() - policy_size]
+    vectors = (state.parameters, state.exp_avg, state.exp_avg_sq, gradient)
+    moved = []
+    for part, (parameters, exp_avg, exp_avg_sq, g) in enumerate(
+        zip(*(torch.split(vector, sizes) for vector in vectors), strict=True)
+    ):
         factor, pull, pull_sq, step_size, root_correction = coefficients[:, part].unbind(0)
-        exp_avg = _parts(state.exp_avg, policy_size)[part]
-        exp_avg_sq = _parts(state.exp_avg_sq, policy_size)[part]
-        g = _parts(gradient, policy_size)[part] * factor
-        exp_avg.add_((g - exp_avg) * pull)
-        exp_avg_sq.add_((g * g - exp_avg_sq) * pull_sq)
-        parameters.sub_(step_size * exp_avg / (exp_avg_sq.sqrt() * root_correction + epsilon))
-
-
-def _parts(vector: Tensor, policy_size: int) -> tuple[Tensor, Tensor]:
-    return vector[:policy_size], vector[policy_size:]
+        g = g * factor
+        exp_avg = exp_avg + (g - exp_avg) * pull
+        exp_avg_sq = exp_avg_sq + (g * g - exp_avg_sq) * pull_sq
+        change = step_size * exp_avg / (exp_avg_sq.sqrt() * root_correction + epsilon)
+        moved.append((parameters - change, exp_avg, exp_avg_sq))
+    new_parameters, new_avg, new_avg_sq = (torch.cat(parts) for parts in zip(*moved, strict=True))
+    return AdamState(new_parameters, new_avg, new_avg_sq, steps)

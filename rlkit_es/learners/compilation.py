@@ -1,13 +1,10 @@
-"""Whether and how the update is compiled."""
+"""Whether the update is compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import FunctionType, MethodType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from rlkit_es.errors import UserError
 
@@ -17,19 +14,23 @@ CompileMode = Literal["auto", "on", "off"]
 WORTH_COMPILING_STEPS = 50_000
 
 
-def should_compile(mode: CompileMode, total_steps: int) -> tuple[bool, str]:
+def should_compile(mode: CompileMode, total_steps: int, device: torch.device) -> tuple[bool, str]:
     """Whether to compile, and the reason in a few words.
 
     Raises:
-        UserError: ``mode`` is "on" and there is no C++ compiler.
+        UserError: ``mode`` is "on" and there is no C++ compiler, or the device is not a CPU.
     """
     if mode == "off":
         return False, "eager: compile is off"
+    if device.type != "cpu":
+        if mode == "on":
+            raise UserError("compile is on, but the compiled update is for the CPU; use --compile auto")
+        return False, "eager: the compiled update is for the CPU"
     if mode == "auto" and total_steps < WORTH_COMPILING_STEPS:
         return False, f"eager: under {WORTH_COMPILING_STEPS:,} steps compiling does not pay"
     missing = missing_compiler()
     if missing is None:
-        return True, "compiled"
+        return True, "compiled (up to a minute the first time, then from the disk cache)"
     if mode == "on":
         raise UserError(f"compile is on, but {missing}; install g++ or use --compile off")
     return False, f"eager: {missing}"
@@ -45,22 +46,3 @@ def missing_compiler() -> str | None:
     except Exception as error:  # torch raises various private types here
         return f"no C++ compiler was found ({type(error).__name__})"
     return None
-
-
-def compiled(method: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
-    """``method`` compiled once for the static shapes that it is always called with.
-
-    Guards are skipped, which saves a tenth of a small update: the caller promises that shapes,
-    dtypes, devices and closed-over values never change. Compiled code is kept by code object, so
-    each call here compiles a copy: two agents in one process do not get each other's.
-    """
-    assert isinstance(method, MethodType)
-    function = method.__func__
-    own = MethodType(FunctionType(function.__code__.replace(), function.__globals__), method.__self__)
-    options: dict[str, Any] = {
-        "guard_filter_fn": lambda guards: [False] * len(guards),
-        "assert_indirect_indexing": False,
-    }
-    if device.type == "cpu":
-        options["cpp_wrapper"] = True
-    return torch.compile(own, fullgraph=True, dynamic=False, options=options)

@@ -8,6 +8,7 @@ from pathlib import Path
 from rlkit_es.envs.registry import choose_backend
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.training.config import Config
+from rlkit_es.training.device import resolve_device
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.logging import ConsoleLogger, CsvLogger, Logger, TensorBoardLogger
 from rlkit_es.training.run_directory import (
@@ -81,9 +82,10 @@ def summary(config: Config) -> str:
     """What will run on what, in a few lines."""
     backend, reason = choose_backend(config.env, config.backend)
     env_threads = config.env_threads or "one a core"
+    device = resolve_device(config.device)
     return (
         f"{config.algo} on {config.env}: {config.total_steps:,} steps, seed {config.seed}\n"
         f"backend {backend}: {reason}\n"
         f"threads: torch {config.torch_threads}, envs {env_threads}; "
-        f"device {config.device}; update {should_compile(config.compile, config.total_steps)[1]}"
+        f"device {device}; update {should_compile(config.compile, config.total_steps, device)[1]}"
     )

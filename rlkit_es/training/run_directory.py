@@ -17,6 +17,7 @@ from rlkit_es.envs.vector_env import env_seeds
 from rlkit_es.errors import UserError
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.training.config import Config
+from rlkit_es.training.device import resolve_device
 from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.training.seeds import derive_seeds
 
@@ -57,7 +58,7 @@ def describe_run(config: Config) -> dict[str, Any]:
         "config": settings,
         "backend": backend,
         "backend_reason": backend_reason,
-        "update": should_compile(config.compile, config.total_steps)[1],
+        "update": should_compile(config.compile, config.total_steps, resolve_device(config.device))[1],
         "env_seeds": env_seeds(derive_seeds(config.seed).envs, config.num_envs),
         "versions": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),

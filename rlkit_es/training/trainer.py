@@ -10,7 +10,7 @@ import torch
 
 from rlkit_es.envs.registry import make_vector_envs
 from rlkit_es.envs.vector_env import env_seeds
-from rlkit_es.errors import NonFiniteError, UserError
+from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
@@ -18,6 +18,7 @@ from rlkit_es.learners.recipes import fill_slots, find_recipe
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.normalizers import RewardScaler
 from rlkit_es.training.config import Config
+from rlkit_es.training.device import resolve_device
 from rlkit_es.training.episodes import EpisodeTracker
 from rlkit_es.training.logging import Logger
 from rlkit_es.training.rollout import RolloutCollector, prepare_batch
@@ -88,7 +89,7 @@ class Trainer:
             NonFiniteError: naming the quantity and the iteration.
             UserError: compilation was asked for and is not possible.
         """
-        if should_compile(self.config.compile, total_steps)[0]:
+        if should_compile(self.config.compile, total_steps, self.device)[0]:
             self.learner.compile()
         begin = self.progress.env_steps
         while self.progress.env_steps < begin + total_steps:
@@ -155,21 +156,3 @@ def make_policy(config: Config, observation_size: int, action: ActionSpec, seed:
         scale_actions=config.scale_actions,
         generator=torch.Generator().manual_seed(seed),
     )
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is the CPU, the faster one for small networks.
-
-    Raises:
-        UserError: there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(
-            f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; use --device cpu"
-        ) from error
-    return device
