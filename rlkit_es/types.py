@@ -75,4 +75,4 @@ class ActionSpec:
     def bounded(self) -> bool:
         """Whether every dimension has two finite bounds."""
         bounds = torch.tensor([*self.low, *self.high])
-        return not self.discrete and bool(torch.isfinite(bounds).all())
+        return bool(self.low) and bool(torch.isfinite(bounds).all())

@@ -30,6 +30,8 @@ def shuffled_minibatches(
     index = torch.zeros(shape, dtype=torch.int64, device=valid.device)
     real = torch.zeros(shape, dtype=torch.bool, device=valid.device)
     order = torch.randperm(len(samples), generator=generator).to(valid.device)
+    if len(samples):
+        index[:] = samples[0]  # padding: switched off, but looked at, so it must hold no garbage
     # Dealt like cards: sample i goes to minibatch i mod K, at place i div K.
     dealt = torch.arange(len(samples), device=valid.device)
     minibatch, place = dealt % max(minibatches, 1), dealt // max(minibatches, 1)

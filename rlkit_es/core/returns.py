@@ -23,7 +23,7 @@ def running_returns(
     """
     gain = torch.where(valid, reward, torch.zeros_like(reward))
     # What each step carries over from the one before: nothing past an end, all of it past no step.
-    carry = torch.where(valid, gamma, 1.0).to(reward.dtype)
+    carry = torch.where(valid, torch.full_like(reward, gamma), torch.ones_like(reward))
     carry[1:] *= ~done[:-1]
     returns = torch.empty_like(reward)
     running = start

@@ -38,7 +38,8 @@ def merge(stats: RunningStats, x: Tensor, valid: Tensor) -> RunningStats:
         return stats
     variance, mean = torch.var_mean(rows, dim=0, correction=0)
     seen = stats.seen + new
-    weight = new / seen.to(mean.dtype)
+    # Tensor by tensor: a number divided by a tensor is not exactly 1 where the two are equal.
+    weight = (torch.full_like(seen, new) / seen).to(mean.dtype)
     delta = mean - stats.mean
     between = weight * (1 - weight) * delta.square()
     return RunningStats(

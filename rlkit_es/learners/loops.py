@@ -147,9 +147,13 @@ def _load_or_compile(step: Step, leaves: list[Any], spec: Any) -> Callable[..., 
 
 
 def _key(graph: torch.fx.GraphModule, leaves: list[Any]) -> str:
-    parts = [graph.code, *(str((leaf.dtype, leaf.shape, leaf.stride())) for leaf in leaves)]
+    parts = [
+        Path(__file__).read_text(),
+        graph.code,
+        *(str((leaf.dtype, leaf.shape, leaf.stride())) for leaf in leaves),
+    ]
     constants = [node.target for node in graph.graph.nodes if node.op == "get_attr"]
-    parts += [f"{name}={getattr(graph, str(name))}" for name in constants]
+    parts += [f"{name}={getattr(graph, str(name)).tolist()}" for name in constants]
     parts += [torch.__version__, str(torch.get_num_threads()), _processor()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

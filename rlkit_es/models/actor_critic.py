@@ -103,7 +103,5 @@ class ActorCritic(nn.Module):
         if self.action.discrete:
             return action + self.action.start
         if self.scale_actions:
-            action = torch.addcmul(self.action_middle, action.clamp(-1, 1), self.action_half_range)
-        else:
-            action = action.clamp(self.action_low, self.action_high)
-        return action.view(-1, *self.action.shape)
+            action = torch.addcmul(self.action_middle, action, self.action_half_range)
+        return action.clamp(self.action_low, self.action_high).view(-1, *self.action.shape)

@@ -1,0 +1,93 @@
+"""Policies, batches and learners for the tests of the update."""
+
+from typing import Any
+
+import torch
+
+from rlkit_es.learners.adam_step import AdamStep
+from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.recipes import fill_slots, find_recipe
+from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.types import ActionSpec, Batch
+
+OBSERVATION_SIZE = 6
+BOX = ActionSpec(size=3, low=(-1.0,) * 3, high=(1.0,) * 3, shape=(3,))
+DISCRETE = ActionSpec(size=4, discrete=True)
+BATCH_SIZE = 200
+
+
+def make_config(**changes: Any) -> UpdateConfig:
+    return UpdateConfig(**({"minibatch_size": 16, "epochs": 3, "critic_epochs": 3} | changes))
+
+
+def make_policy(action: ActionSpec = BOX, seed: int = 0, hidden: tuple[int, ...] = (16, 12)) -> ActorCritic:
+    """A policy some way into its training: no parameter is 0, no two rows are alike."""
+    generator = torch.Generator().manual_seed(seed)
+    policy = ActorCritic(
+        OBSERVATION_SIZE,
+        action,
+        hidden_sizes=hidden,
+        activation="tanh",
+        log_std_init=-0.5,
+        observation_clip=10.0,
+        normalize_observations=False,
+        scale_actions=False,
+        generator=generator,
+    )
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+@torch.no_grad()
+def make_batch(policy: ActorCritic, seed: int = 0, size: int = BATCH_SIZE, valid: float = 0.85) -> Batch:
+    """What ``policy`` did in random states; good actions have something in common."""
+    g = torch.Generator().manual_seed(1000 + seed)
+    dtype = next(policy.parameters()).dtype
+    observation = torch.randn(size, OBSERVATION_SIZE, generator=g).to(dtype)
+    behaviour = policy.actor(observation)
+    action = policy.distribution.sample(behaviour, policy.distribution.noise((size,), g).to(dtype))
+    liked = action.double() if policy.action.discrete else action.sum(-1)
+    noise = torch.randn(2, size, generator=g).to(dtype)
+    return Batch(
+        observation=observation,
+        action=action,
+        behaviour=behaviour,
+        advantage=(liked + observation[:, 0] + noise[0]).to(dtype),
+        value_target=3 * observation[:, 1] + noise[1],
+        valid=torch.rand(size, generator=g) < valid,
+    )
+
+
+def make_learner(
+    algo: str, config: UpdateConfig, policy: ActorCritic | None = None, seed: int = 0, **kwargs: Any
+) -> AdamStep:
+    """A learner for a fresh policy, or for the given one."""
+    policy = make_policy() if policy is None else policy
+    generator = torch.Generator().manual_seed(seed)
+    return AdamStep(policy, fill_slots(find_recipe(algo), config), config, generator, **kwargs)
+
+
+def updated(
+    algo: str, config: UpdateConfig, batch: Batch | None = None, action: ActionSpec = BOX, **kwargs: Any
+) -> tuple[AdamStep, dict[str, float]]:
+    """A fresh learner after one update, and the update's metrics."""
+    policy = make_policy(action)
+    batch = make_batch(policy) if batch is None else batch
+    learner = make_learner(algo, config, policy, **kwargs)
+    return learner, learner.update(batch, config.learning_rate)
+
+
+def actor_size(policy: ActorCritic) -> int:
+    return sum(p.numel() for p in policy.actor.parameters())
+
+
+def parameters_of(policy: ActorCritic) -> torch.Tensor:
+    """(P,) actor first, then critic, as the learner's state has them."""
+    parts = [*policy.actor.parameters(), *policy.critic.parameters()]
+    return torch.cat([p.detach().flatten() for p in parts]).clone()
+
+
+def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
