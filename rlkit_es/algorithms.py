@@ -37,7 +37,8 @@ class Algorithm:
     def learn(self, total_steps: int, *, progress: bool = False) -> Self:
         """Train for ``total_steps`` environment steps; again to go on, with the schedule run anew.
 
-        With ``run_dir`` set, the run is recorded there and evaluated at the end, as on the command line.
+        With ``run_dir`` set, the run is recorded there and evaluated at the end, as on the command line;
+        a directory holds one run, so `learn` is then called once.
         """
         run(self._trainer, total_steps, progress=progress)
         return self

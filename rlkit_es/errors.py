@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 _T = TypeVar("_T")
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """An error that the user can mend; its message is one line that says how."""
 
 
@@ -45,6 +45,14 @@ def check_choices(config: object) -> None:
         value = getattr(config, name)
         if choices and value not in choices and not (value is None and type(None) in get_args(hint)):
             raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def check_types(config: object, kind: type | tuple[type, ...], what: str, *names: str) -> None:
+    """The named fields are of ``kind``, which ``what`` says in words."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, kind):
+            raise UserError(f"{name} must be {what}, got {value!r}")
 
 
 def check_counts(config: object, *names: str, least: int = 1) -> None:

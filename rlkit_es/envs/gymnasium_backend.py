@@ -66,7 +66,10 @@ class GymnasiumVectorEnv:
             observation, reward, terminated, truncated, info = self.env.step_wait()
         else:
             observation, reward, terminated, truncated, info = self.env.step(self._sent)
-        ended = np.asarray(terminated) | np.asarray(truncated)
+        # Copies: the environment may hand out buffers that its next step or reset overwrites.
+        reward = np.array(reward, dtype=np.float32)
+        terminated, truncated = np.array(terminated, dtype=bool), np.array(truncated, dtype=bool)
+        ended = terminated | truncated
         final = None
         if ended.any() and self.mode is AutoresetMode.SAME_STEP:
             final = self._final_observation(self._tensor(observation), info, ended)
@@ -75,9 +78,9 @@ class GymnasiumVectorEnv:
             observation, _ = self.env.reset(options={"reset_mask": ended})
         step = Step(
             observation=self._tensor(observation),
-            reward=to_float32(reward),
-            terminated=torch.from_numpy(np.array(terminated, dtype=bool)),
-            truncated=torch.from_numpy(np.array(truncated, dtype=bool)),
+            reward=torch.from_numpy(reward),
+            terminated=torch.from_numpy(terminated),
+            truncated=torch.from_numpy(truncated),
             valid=~self._ended,
             final_observation=final,
         )
@@ -90,7 +93,6 @@ class GymnasiumVectorEnv:
         self.env.close()
 
     def _tensor(self, observation: Any) -> Tensor:
-        # Gymnasium may hand out its own buffer, which the next step overwrites.
         return to_float32(np.array(self._flatten(observation)))
 
     def _final_observation(self, observation: Tensor, info: dict[str, Any], ended: np.ndarray) -> Tensor:

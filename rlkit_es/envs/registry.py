@@ -9,6 +9,7 @@ import os
 from typing import Literal
 
 import gymnasium as gym
+from gymnasium.envs import registration
 
 from rlkit_es.envs.envpool_backend import EnvPoolVectorEnv, envpool_ids
 from rlkit_es.envs.gymnasium_backend import make_gymnasium
@@ -32,6 +33,10 @@ def choose_backend(env_id: str, backend: Backend) -> tuple[Backend, str]:
             return backend, "as asked"
         if importlib.util.find_spec("envpool") is None:
             raise UserError(f"backend envpool is not installed: {_INSTALL_ENVPOOL}")
+        try:
+            import envpool  # noqa: F401
+        except ImportError as error:
+            raise UserError(f"backend envpool cannot be imported: {_one_line(error)}") from error
         raise UserError(f"EnvPool does not have {env_id!r}: {suggestion(env_id, envpool_ids())}")
     if backend == "auto" and in_envpool:
         return "envpool", "EnvPool has this id and steps it in C++ threads"
@@ -40,6 +45,8 @@ def choose_backend(env_id: str, backend: Backend) -> tuple[Backend, str]:
         return backend, "as asked"
     if importlib.util.find_spec("envpool") is None:
         return "gymnasium", f"EnvPool is not installed; faster with {_INSTALL_ENVPOOL}"
+    if not envpool_ids():
+        return "gymnasium", "EnvPool is installed but cannot be imported"
     return "gymnasium", "EnvPool does not have this id"
 
 
@@ -79,13 +86,14 @@ def _require_registered(env_id: str) -> None:
         module, name = env_id.split(":", 1)
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:  # whatever the module does when it is imported
             raise UserError(f"cannot import {module!r} for {env_id!r}: {_one_line(error)}") from error
     if name not in gym.registry:
         # Gymnasium resolves an id without a version to its newest one.
         with contextlib.suppress(gym.error.Error):
-            gym.spec(name)
-            return
+            namespace, base, version = registration.parse_env_id(name)
+            if version is None and registration.find_highest_version(namespace, base) is not None:
+                return
         known = [*gym.registry, *envpool_ids()]
         raise UserError(f"unknown environment {env_id!r}; {suggestion(name, known)}")
 

@@ -58,11 +58,19 @@ def action_spec(space: gym.Space[Any]) -> ActionSpec:
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return ActionSpec(
             size=int(np.prod(space.shape)),
-            low=tuple(float(x) for x in space.low.flatten()),
-            high=tuple(float(x) for x in space.high.flatten()),
+            low=_inner_float32(space.low, np.inf),
+            high=_inner_float32(space.high, -np.inf),
             shape=tuple(space.shape),
         )
     raise UserError(
         f"action space {space} is not supported: use gymnasium.wrappers.TransformAction to offer a float "
         "Box or a Discrete space instead"
     )
+
+
+def _inner_float32(bound: np.ndarray, inwards: float) -> tuple[float, ...]:
+    """The nearest float32 values that are not outside the bound: 0.1 as float32 is more than 0.1."""
+    nearest = bound.astype(np.float32)
+    outside = nearest < bound if inwards > 0 else nearest > bound
+    inner = np.where(outside, np.nextafter(nearest, np.float32(inwards)), nearest)
+    return tuple(float(x) for x in inner.flatten())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlkit_es.errors import UserError, check_counts, check_range, suggestion
+from rlkit_es.errors import UserError, check_counts, check_range, check_types, suggestion
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import find_recipe
 
@@ -100,10 +100,16 @@ class Config(UpdateConfig):
     there is a C++ compiler and the run is long enough to earn it."""
 
     def __post_init__(self) -> None:
+        check_types(self, str, "a name", "algo", "env", "device")
+        check_types(
+            self, bool, "True or False", "normalize_observations", "normalize_rewards", "scale_actions"
+        )
+        check_types(self, (Path, type(None)), "a path", "run_dir")
         find_recipe(self.algo)
         super().__post_init__()
         check_counts(self, "total_steps", "num_envs", "rollout_steps", "torch_threads", "env_groups")
         check_counts(self, "seed", "env_threads", "eval_episodes", least=0)
+        check_range(self, "seed", high=2**63 - 1)
         check_range(self, "gamma", "gae_lambda", low=0, high=1)
         check_range(self, "log_std_init", low=-10, high=5)
         check_range(self, "observation_clip", "reward_clip", above=0)
@@ -134,4 +140,8 @@ class Config(UpdateConfig):
         for name in overrides:
             if name not in known:
                 raise UserError(f"unknown setting {name!r}; {suggestion(name, known)}")
+        if isinstance(overrides.get("run_dir"), str):
+            overrides["run_dir"] = Path(overrides["run_dir"])
+        if isinstance(overrides.get("hidden_sizes"), list):
+            overrides["hidden_sizes"] = tuple(overrides["hidden_sizes"])
         return cls(**{"algo": algo, **recipe.defaults, **overrides})

@@ -9,11 +9,13 @@ import torch
 
 from rlkit_es.envs.registry import make_vector_envs
 from rlkit_es.envs.vector_env import VectorEnv, env_seeds
+from rlkit_es.errors import UserError
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.training.config import Config
 from rlkit_es.training.seeds import derive_seeds
 
 _MOST_ENVS = 16
+_LONGEST_EPISODE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ def _run_episodes(
         valid = step.valid.cpu().numpy()
         episode_return += np.where(valid, step.reward.cpu().numpy(), 0.0)
         length += valid
+        if length.max() > _LONGEST_EPISODE:
+            raise UserError(
+                f"an evaluation episode went on for over {_LONGEST_EPISODE:,} steps: give the environment "
+                "a time limit, or evaluate nothing with --eval-episodes 0"
+            )
         done = (step.terminated | step.truncated).cpu().numpy() & valid
         for i in np.flatnonzero(done):
             if count[i] < share[i]:

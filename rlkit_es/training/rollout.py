@@ -125,12 +125,12 @@ class _Group:
 
 
 def _require_finite(rollout: Rollout) -> None:
-    for name in ("next_observation", "reward"):
+    for name in ("observation", "next_observation", "reward"):
         finite = torch.isfinite(getattr(rollout, name))
         if not finite.all():
             env = int((~finite).nonzero()[0, 1])
             raise NonFiniteError(
-                f"environment {env} returned a {name.removeprefix('next_')} that is not finite: "
+                f"environment {env} returned a non-finite {name.removeprefix('next_')}: "
                 "check its simulation, or end the episode where it becomes unstable"
             )
 

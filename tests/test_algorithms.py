@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import toy_envs
+from gymnasium.spaces import Box, Discrete
+
+import rlkit_es
+from rlkit_es import ESPO, PPO, SDESPO, SDPPO, Algorithm, UserError
+
+ALGORITHMS = {"ppo": PPO, "espo": ESPO, "sd_ppo": SDPPO, "sd_espo": SDESPO}
+SMALL = {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 16, "epochs": 2, "compile": "off"}
+
+
+@pytest.fixture(scope="module")
+def pendulum() -> Algorithm:
+    return PPO("Pendulum-v1", **SMALL, log_std_init=0.5).learn(200)
+
+
+@pytest.fixture(scope="module")
+def cartpole() -> Algorithm:
+    return PPO("CartPole-v1", **SMALL).learn(200)
+
+
+def observations(agent: Algorithm, count: int) -> np.ndarray:
+    size = agent._trainer.observation_size
+    return np.random.default_rng(0).normal(scale=3, size=(count, size)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_settings_are_those_of_the_recipe_with_what_is_given(name: str) -> None:
+    agent = ALGORITHMS[name]("CartPole-v1", seed=3, **SMALL, gamma=0.9)
+    assert agent.config == rlkit_es.Config.for_algorithm(name, env="CartPole-v1", seed=3, **SMALL, gamma=0.9)
+    assert agent.metrics == {}
+    assert agent.env_steps == 0
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_learning_twice_goes_on(name: str) -> None:
+    agent = ALGORITHMS[name]("Pendulum-v1", **SMALL)
+    assert agent.learn(128) is agent
+    first = agent.env_steps
+    assert first == agent.metrics["env_steps"] == 128
+    assert agent.learn(64).env_steps == 192
+    assert agent.metrics["iteration"] == 3
+    assert not list(Path().iterdir())
+    agent.close()
+    assert agent.predict(observations(agent, 1)[0]).shape == (1,)
+
+
+def test_a_misspelt_setting_names_the_closest() -> None:
+    with pytest.raises(UserError, match=r"unknown setting 'num_env'; did you mean num_envs"):
+        PPO("CartPole-v1", num_env=3)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5])
+def test_learning_for_no_whole_number_of_steps_is_refused(cartpole: Algorithm, steps: float) -> None:
+    with pytest.raises(UserError, match="total_steps"):
+        cartpole.learn(steps)
+
+
+def test_an_environment_in_place_of_its_id_is_refused() -> None:
+    with pytest.raises(UserError, match=r"\bid\b|\benv\b"):
+        PPO(gym.make("CartPole-v1"), **SMALL)
+
+
+def test_a_run_directory_may_be_a_string(tmp_path: Path) -> None:
+    PPO("CartPole-v1", **SMALL, run_dir=str(tmp_path / "run"), eval_episodes=1).learn(64)
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_predictions_for_continuous_actions(pendulum: Algorithm) -> None:
+    batch = observations(pendulum, 50)
+    actions = pendulum.predict(batch)
+    assert actions.shape == (50, 1)
+    assert actions.dtype == np.float32
+    assert (np.abs(actions) <= 2).all()
+    assert np.array_equal(pendulum.predict(batch), actions)
+    one = pendulum.predict(batch[7])
+    assert one.shape == (1,)
+    assert one.dtype == np.float32
+    np.testing.assert_allclose(one, actions[7], rtol=1e-5, atol=1e-6)
+    assert pendulum.predict(batch[:0]).shape == (0, 1)
+    np.testing.assert_allclose(pendulum.predict(batch.astype(np.float64)), actions)
+    np.testing.assert_allclose(pendulum.predict(batch.tolist()), actions)
+
+
+def test_samples_are_within_the_bounds_and_spread_around_the_mode(pendulum: Algorithm) -> None:
+    batch = np.repeat(observations(pendulum, 1), 2000, axis=0)
+    samples = pendulum.predict(batch, deterministic=False)
+    assert samples.shape == (2000, 1)
+    assert (np.abs(samples) <= 2).all()
+    assert (np.abs(samples) == 2).mean() > 0.3
+    assert len(np.unique(samples)) > 200
+    assert abs(np.median(samples) - pendulum.predict(batch[0])[0]) < 0.5
+
+
+def test_samples_follow_from_the_seed() -> None:
+    def samples(seed: int) -> np.ndarray:
+        agent = PPO("Pendulum-v1", **SMALL, seed=seed)
+        return agent.predict(np.zeros((5, 3)), deterministic=False)
+
+    assert np.array_equal(samples(1), samples(1))
+    assert not np.array_equal(samples(1), samples(2))
+
+
+def test_predictions_for_discrete_actions_are_integers(cartpole: Algorithm) -> None:
+    batch = observations(cartpole, 50)
+    actions = cartpole.predict(batch)
+    assert actions.shape == (50,)
+    assert np.issubdtype(actions.dtype, np.integer)
+    assert set(actions.tolist()) <= {0, 1}
+    assert set(cartpole.predict(batch, deterministic=False).tolist()) == {0, 1}
+    env = gym.make("CartPole-v1")
+    observation, _ = env.reset(seed=0)
+    for _ in range(5):
+        action = cartpole.predict(observation)
+        assert env.action_space.contains(action)
+        observation = env.step(action)[0]
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (4,), (5, 4), (1, 2, 3), (3, 1)])
+def test_an_observation_of_another_shape_is_refused(pendulum: Algorithm, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"\(3,\) or \(N, 3\)") as refused:
+        pendulum.predict(np.zeros(shape))
+    assert str(shape) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "action_space"),
+    [
+        (Box(-1, 1, (2, 2), np.float32), Box(-1, 3, (2, 1), np.float32)),
+        (Box(-1, 1, (2,), np.float64), Box(-0.3963146, 0.80775857, (3,), np.float32)),
+        (Box(-1, 1, (2,), np.float64), Box(-0.1, 0.1, (3,), np.float64)),
+        (Box(-1, 1, (2,), np.float32), Box(-np.inf, np.inf, (1,), np.float32)),
+        (Box(-1, 1, (2,), np.float32), Box(0, np.inf, (1,), np.float32)),
+        (Box(-1, 1, (), np.float32), Discrete(3, start=-1)),
+        (Box(-1, 1, (2,), np.float32), Discrete(4, start=2)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("scale_actions", [True, False])
+def test_what_environments_are_sent_lies_in_their_action_space(
+    observation_space: gym.Space, action_space: gym.Space, scale_actions: bool
+) -> None:
+    def make() -> gym.Env:
+        return toy_envs.Spaces(observation_space, action_space)
+
+    gym.register("ToyAny-v0", make, disable_env_checker=True)
+    try:
+        # A wide policy, so that actions beyond the bounds are common; `make` asserts that none arrives.
+        agent = PPO("ToyAny-v0", **SMALL, log_std_init=1.0, scale_actions=scale_actions)
+        agent.learn(150)
+        assert rlkit_es.evaluate(agent, 2).lengths == (6, 6)
+    finally:
+        del gym.registry["ToyAny-v0"]
+    raw = np.full((20, int(np.prod(observation_space.shape))), 0.5)
+    for action in agent.predict(raw, deterministic=False):
+        assert action_space.contains(action.astype(action_space.dtype))
+
+
+def test_evaluating_leaves_the_agent_as_it_is(pendulum: Algorithm) -> None:
+    before = {name: x.clone() for name, x in pendulum.policy.state_dict().items()}
+    result = rlkit_es.evaluate(pendulum, 3)
+    assert result.episodes == 3
+    assert result.lengths == (200,) * 3
+    assert result.env_steps == pendulum.env_steps
+    assert np.isfinite([*result.returns, result.return_mean, result.return_std]).all()
+    assert rlkit_es.evaluate(pendulum, 3) == result
+    assert rlkit_es.evaluate(pendulum, 3, seed=1) != result
+    assert rlkit_es.evaluate(pendulum, 3, deterministic=False) != result
+    assert all((x == before[name]).all() for name, x in pendulum.policy.state_dict().items())
+
+
+@pytest.mark.parametrize("episodes", [0, -1])
+def test_evaluating_no_episodes_is_refused(pendulum: Algorithm, episodes: int) -> None:
+    with pytest.raises(UserError, match="episodes must be at least 1"):
+        rlkit_es.evaluate(pendulum, episodes)
+
+
+@pytest.mark.parametrize("name", ["ppo", "espo"])
+def test_cartpole_is_learned(name: str) -> None:
+    settings = {"num_envs": 8, "rollout_steps": 64, "minibatch_size": 128, "learning_rate": 2e-3, "epochs": 6}
+    agent = ALGORITHMS[name]("CartPole-v1", **settings, compile="off", env_threads=1)
+    before = rlkit_es.evaluate(agent, 10, deterministic=False).return_mean
+    agent.learn(30_000)
+    after = rlkit_es.evaluate(agent, 10, deterministic=False).return_mean
+    assert before < 50
+    assert after > 150
+    assert agent.metrics["episode_return_mean"] > 100

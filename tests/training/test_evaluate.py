@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from toy_envs import Badge, badge_episode
+
+from rlkit_es.envs.vector_env import env_seeds
+from rlkit_es.training.config import Config
+from rlkit_es.training.evaluate import Evaluation, evaluate_policy
+from rlkit_es.training.seeds import derive_seeds
+from rlkit_es.training.trainer import Trainer
+
+
+def trainer_for(env: str, **settings: object) -> Trainer:
+    small = {"num_envs": 4, "rollout_steps": 16, "epochs": 1, "compile": "off", "minibatch_size": 32}
+    return Trainer(Config.for_algorithm("ppo", env=env, **{**small, **settings}))
+
+
+@pytest.mark.parametrize("episodes", [1, 3, 16, 23, 40])
+def test_each_environment_runs_its_share_and_returns_are_raw_sums(episodes: int) -> None:
+    trainer = trainer_for("ToyBadge-v0", normalize_rewards=True)
+    trainer.train(64)
+    result = evaluate_policy(trainer.policy, trainer.config, episodes=episodes, seed=5, env_steps=64)
+    num_envs = min(episodes, 16)
+    expected = [
+        (badge * length, length)
+        for i, seed in enumerate(env_seeds(5, num_envs))
+        for badge, length in [badge_episode(seed)]
+        for _ in range(i, episodes, num_envs)
+    ]
+    assert result.episodes == len(result.returns) == len(result.lengths) == len(expected) == episodes
+    assert Counter(zip(result.returns, result.lengths, strict=True)) == Counter(expected)
+    assert result.env_steps == 64
+
+
+def test_returns_of_a_known_game() -> None:
+    trainer = trainer_for("ToyPayday-v0")
+    trainer.train(64)
+    result = evaluate_policy(trainer.policy, trainer.config, episodes=6)
+    assert result.returns == (1500.0,) * 6
+    assert result.lengths == (5,) * 6
+    assert (result.return_mean, result.return_std) == (1500, 0)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_evaluating_twice_gives_the_same(env: str, deterministic: bool) -> None:
+    trainer = trainer_for(env)
+    first, second = (
+        evaluate_policy(trainer.policy, trainer.config, episodes=5, deterministic=deterministic)
+        for _ in range(2)
+    )
+    other = evaluate_policy(trainer.policy, trainer.config, episodes=5, deterministic=deterministic, seed=1)
+    assert first == second
+    assert other.returns != first.returns
+    assert np.isfinite(first.returns).all()
+
+
+def test_sampling_differs_from_the_mode() -> None:
+    trainer = trainer_for("Pendulum-v1")
+    mode, sample = (
+        evaluate_policy(trainer.policy, trainer.config, episodes=2, deterministic=deterministic)
+        for deterministic in (True, False)
+    )
+    assert mode.returns != sample.returns
+
+
+def test_environments_get_distinct_seeds_that_training_did_not_use() -> None:
+    Badge.seeds_seen.clear()
+    trainer = trainer_for("ToyBadge-v0", seed=3)
+    training = list(Badge.seeds_seen)
+    evaluate_policy(trainer.policy, trainer.config, episodes=20)
+    evaluation = Badge.seeds_seen[len(training) :]
+    assert len(set(training)) == 4
+    assert len(set(evaluation)) == 16
+    assert not set(training) & set(evaluation)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 12345])
+def test_seeds_of_a_run_are_independent(seed: int) -> None:
+    seeds = derive_seeds(seed)
+    assert derive_seeds(seed) == seeds
+    assert len({*seeds, *derive_seeds(seed + 1)}) == 2 * len(seeds)
+    assert not set(env_seeds(seeds.envs, 256)) & set(env_seeds(seeds.evaluation, 16))
+
+
+def test_what_is_written_is_consistent() -> None:
+    result = Evaluation(env_steps=7, returns=(1.0, 2.0, 6.0), lengths=(3, 4, 5))
+    assert result.as_dict() == {
+        "env_steps": 7,
+        "episodes": 3,
+        "returns": [1.0, 2.0, 6.0],
+        "lengths": [3, 4, 5],
+        "return_mean": 3.0,
+        "return_std": pytest.approx(np.std([1, 2, 6])),
+    }
+
+
+def test_the_mode_is_what_is_evaluated() -> None:
+    trainer = trainer_for("CartPole-v1")
+    # Always left: every episode falls within a dozen steps.
+    with torch.no_grad():
+        for parameter in trainer.policy.actor.parameters():
+            parameter.zero_()
+        list(trainer.policy.actor.parameters())[-1].copy_(torch.tensor([5.0, 0.0]))
+    result = evaluate_policy(trainer.policy, trainer.config, episodes=8)
+    assert max(result.returns) <= 12
+    assert list(result.returns) == [float(length) for length in result.lengths]

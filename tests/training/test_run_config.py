@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlkit_es.errors import UserError
+from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.training.config import Config
+from rlkit_es.training.experiment import run
+from rlkit_es.training.run_directory import describe_run
+from rlkit_es.training.trainer import Trainer
+
+SPEED = ("wall_seconds", "steps_per_second")
+OWN_FIELDS = {f.name for f in dataclasses.fields(Config)} - {f.name for f in dataclasses.fields(UpdateConfig)}
+
+# A value for every field that decides what is learned, other than that of `base`.
+ALTERNATIVES: dict[str, Any] = {
+    "algo": "espo",
+    "env": "MountainCarContinuous-v0",
+    "total_steps": 300,
+    "seed": 1,
+    "num_envs": 5,
+    "rollout_steps": 33,
+    "gamma": 0.9,
+    "gae_lambda": 0.5,
+    "hidden_sizes": (8, 9),
+    "activation": "relu",
+    "log_std_init": 0.0,
+    "normalize_observations": False,
+    "observation_clip": 0.1,
+    "normalize_rewards": False,
+    "reward_clip": 0.01,
+    "scale_actions": False,
+    "backend": "gymnasium",
+}
+
+
+def base(**settings: Any) -> Config:
+    small = {"env": "Pendulum-v1", "total_steps": 256, "num_envs": 4, "rollout_steps": 32}
+    fast = {"minibatch_size": 32, "epochs": 2, "hidden_sizes": (8, 8), "compile": "off"}
+    settings = {**small, **fast, "eval_episodes": 0, **settings}
+    return Config(**{"algo": "ppo", "deviation_threshold": 1e-6, **settings})
+
+
+class History:
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def log(self, metrics: dict[str, float]) -> None:
+        self.rows.append({k: v for k, v in metrics.items() if k not in SPEED})
+
+    def close(self) -> None: ...
+
+
+def outcome(config: Config) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    trainer, history = Trainer(config), History()
+    trainer.train(config.total_steps, [history])
+    trainer.close()
+    return history.rows, trainer.policy.state_dict()
+
+
+def differs(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() != b.keys() or any(not torch.equal(x, b[name]) for name, x in a.items())
+
+
+@pytest.fixture(scope="module")
+def base_outcome() -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    return outcome(base())
+
+
+@pytest.mark.parametrize("name", ALTERNATIVES)
+def test_a_field_of_the_run_changes_what_is_learned(name: str, base_outcome: tuple) -> None:
+    if name == "backend":
+        pytest.importorskip("envpool")
+    config = base(**{name: ALTERNATIVES[name]})
+    assert getattr(config, name) != getattr(base(), name)
+    rows, parameters = outcome(config)
+    assert rows != base_outcome[0]
+    assert differs(parameters, base_outcome[1])
+
+
+def check_torch_threads(config: Config) -> None:
+    trainer = Trainer(dataclasses.replace(config, torch_threads=2))
+    assert torch.get_num_threads() == 2
+    trainer.close()
+
+
+def check_env_threads(config: Config) -> None:
+    pytest.importorskip("envpool")
+    for threads in (1, 4):
+        trainer = Trainer(dataclasses.replace(config, env_threads=threads, env_groups=1))
+        assert trainer.envs[0]._pool.config["num_threads"] == threads
+        trainer.close()
+
+
+def check_env_groups(config: Config) -> None:
+    pytest.importorskip("envpool")
+    for groups in (1, 2, 3):
+        assert len(Trainer(dataclasses.replace(config, env_groups=groups)).envs) == groups
+
+
+def check_run_dir(config: Config) -> None:
+    for directory in (Path("one"), Path("two/deep")):
+        run(Trainer(dataclasses.replace(config, run_dir=directory)), 1, progress=False)
+        assert (directory / "metrics.csv").exists()
+
+
+def check_eval_episodes(config: Config) -> None:
+    for episodes in (0, 2):
+        directory = Path(f"episodes{episodes}")
+        config = dataclasses.replace(config, run_dir=directory, eval_episodes=episodes)
+        evaluation = run(Trainer(config), 1, progress=False)
+        assert (evaluation is None) == (episodes == 0)
+        assert (directory / "evaluation.json").exists() == (episodes > 0)
+        assert evaluation is None or evaluation.episodes == episodes
+
+
+def check_device(config: Config) -> None:
+    for device in ("auto", "cpu"):
+        assert Trainer(dataclasses.replace(config, device=device)).device == torch.device("cpu")
+    with pytest.raises(UserError, match="device"):
+        Trainer(dataclasses.replace(config, device="cuda:99"))
+
+
+def check_compile(config: Config) -> None:
+    settings = [dataclasses.replace(config, compile=mode, total_steps=100_000) for mode in ("off", "auto")]
+    assert describe_run(settings[0])["update"] != describe_run(settings[1])["update"]
+
+
+# Where, how fast and whether it is recorded must not change what is learned.
+CIRCUMSTANCES: dict[str, tuple[Any, Callable[[Config], None]]] = {
+    "torch_threads": (2, check_torch_threads),
+    "env_threads": (1, check_env_threads),
+    "env_groups": (1, check_env_groups),
+    "run_dir": (Path("somewhere"), check_run_dir),
+    "eval_episodes": (2, check_eval_episodes),
+    "device": ("cpu", check_device),
+    "compile": ("auto", check_compile),
+}
+
+
+@pytest.mark.parametrize("name", CIRCUMSTANCES)
+def test_a_circumstance_changes_what_it_says_and_nothing_that_is_learned(
+    name: str, base_outcome: tuple
+) -> None:
+    alternative, check = CIRCUMSTANCES[name]
+    threads = torch.get_num_threads()
+    try:
+        check(base())
+        config = base(**{name: alternative})
+        assert getattr(config, name) != getattr(base(), name)
+        rows, parameters = outcome(config)
+    finally:
+        torch.set_num_threads(threads)
+    # With other groups the networks see other numbers of rows, which rounds differently.
+    tolerance = 1e-3 if name == "env_groups" else 0
+    for row, expected in zip(rows, base_outcome[0], strict=True):
+        assert row == pytest.approx(expected, rel=tolerance, abs=tolerance, nan_ok=True)
+    for key, x in parameters.items():
+        torch.testing.assert_close(x, base_outcome[1][key], rtol=tolerance, atol=tolerance)
+
+
+def test_every_field_of_the_run_is_covered_here() -> None:
+    assert not set(ALTERNATIVES) & set(CIRCUMSTANCES)
+    assert set(ALTERNATIVES) | set(CIRCUMSTANCES) == OWN_FIELDS
+
+
+NAN, INF = math.nan, math.inf
+NOT_COUNTS = (0, -1, 1.5, True, "10", None)
+NOT_POSITIVE = (0, -1.0, NAN, "1", None, True)
+NOT_FRACTIONS = (-0.1, 1.1, 2, NAN, INF, "0.9", None)
+NOT_RATES = (0, -1e-3, 1.5, NAN, INF, "3e-4")
+
+BAD_VALUES: dict[str, tuple[Any, ...]] = {
+    "algo": ("pp", "", "PPO2"),
+    "env": (3, None),
+    "total_steps": NOT_COUNTS,
+    "seed": (-1, 0.5, "0", None),
+    "num_envs": NOT_COUNTS,
+    "rollout_steps": NOT_COUNTS,
+    "gamma": NOT_FRACTIONS,
+    "gae_lambda": NOT_FRACTIONS,
+    "hidden_sizes": ((0,), (64, -1), (64.0,), ("64",), 64, "64", None),
+    "activation": ("gelu", "", None, 3),
+    "log_std_init": (NAN, INF, -100, 100, "0", None),
+    "normalize_observations": ("no", None),
+    "observation_clip": NOT_POSITIVE,
+    "normalize_rewards": ("no", None),
+    "reward_clip": NOT_POSITIVE,
+    "scale_actions": ("no", None),
+    "eval_episodes": (-1, 1.5, None),
+    "run_dir": (3,),
+    "device": (3, None),
+    "backend": ("envpol", "", None),
+    "torch_threads": NOT_COUNTS,
+    "env_threads": (-1, 1.5, None),
+    "env_groups": NOT_COUNTS,
+    "compile": ("yes", True, None),
+    "minibatch_size": NOT_COUNTS,
+    "epochs": NOT_COUNTS,
+    "critic_epochs": (0, -1, 1.5, True, "10"),
+    "learning_rate": (*NOT_RATES, None),
+    "critic_learning_rate": NOT_RATES,
+    "learning_rate_schedule": ("cosine", None),
+    "adam_epsilon": (*NOT_RATES, None),
+    "max_grad_norm": NOT_POSITIVE,
+    "value_coefficient": (-1, NAN, INF, None),
+    "entropy_coefficient": (-1, NAN, INF, None),
+    "advantage_normalization": ("both", None),
+    "surrogate": ("clipped",),
+    "mask": ("keep",),
+    "stop": ("kl",),
+    "clip_range": (0, -0.2, 1, NAN, None),
+    "dropout_threshold": NOT_POSITIVE,
+    "dropout_rate": NOT_POSITIVE,
+    "deviation_threshold": NOT_POSITIVE,
+    "deviation_statistic": ("mode", None),
+    "stop_when": ("during", None),
+    "max_kl": NOT_POSITIVE,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in BAD_VALUES.items() for value in values]
+)
+def test_a_bad_value_is_refused_in_one_line_that_names_the_field(name: str, value: Any) -> None:
+    with pytest.raises(UserError) as refused:
+        Config(**{"algo": "ppo", name: value})
+    message = str(refused.value)
+    assert "\n" not in message
+    assert ("algorithm" if name == "algo" else name) in message
+    assert repr(value) in message
+
+
+@pytest.mark.parametrize("algo", RECIPES)
+def test_the_defaults_of_every_algorithm_are_valid(algo: str) -> None:
+    config = Config.for_algorithm(algo)
+    assert config.algo == algo
+    assert config.batch_size == config.num_envs * config.rollout_steps >= config.minibatch_size
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.gamma = 0.5
+
+
+def test_a_minibatch_larger_than_the_batch_is_refused() -> None:
+    assert Config(algo="ppo", num_envs=4, rollout_steps=8, minibatch_size=32).batch_size == 32
+    with pytest.raises(UserError, match=r"minibatch_size 33 .*batch of 32 .*num_envs 4 x rollout_steps 8"):
+        Config(algo="ppo", num_envs=4, rollout_steps=8, minibatch_size=33)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("gama", "gamma"), ("lerning_rate", "learning_rate"), ("n_envs", "num_envs")]
+)
+def test_a_misspelt_setting_names_the_closest(wrong: str, right: str) -> None:
+    with pytest.raises(UserError, match=rf"unknown setting '{wrong}'; did you mean .*{right}"):
+        Config.for_algorithm("ppo", **{wrong: 1})
+
+
+def test_an_unknown_algorithm_names_the_closest() -> None:
+    with pytest.raises(UserError, match=r"unknown algorithm 'esp'; did you mean espo"):
+        Config.for_algorithm("esp")
+
+
+def test_overrides_win_over_the_recipe() -> None:
+    config = Config.for_algorithm("espo", deviation_threshold=0.1, num_envs=8)
+    assert (config.deviation_threshold, config.num_envs) == (0.1, 8)
+
+
+def test_lists_and_strings_are_taken_for_tuples_and_paths() -> None:
+    config = Config.for_algorithm("ppo", hidden_sizes=[8, 8], run_dir="runs/mine")
+    assert config.hidden_sizes == (8, 8)
+    assert config.run_dir == Path("runs/mine")

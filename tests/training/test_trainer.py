@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import toy_envs  # noqa: F401  # registers its ids
+
+from rlkit_es.errors import NonFiniteError, UserError
+from rlkit_es.training.config import Config
+from rlkit_es.training.evaluate import evaluate_policy
+from rlkit_es.training.trainer import Trainer
+
+ALGORITHMS = ("ppo", "espo", "sd_ppo", "sd_espo")
+SPEED = ("wall_seconds", "steps_per_second")
+
+
+def small(algo: str = "ppo", **settings: object) -> Config:
+    defaults = {"env": "ToyWalk-v0", "num_envs": 4, "rollout_steps": 16, "minibatch_size": 16}
+    return Config.for_algorithm(algo, **{**defaults, "epochs": 2, "compile": "off", **settings})
+
+
+class History:
+    def __init__(self) -> None:
+        self.metrics: list[dict[str, float]] = []
+
+    def log(self, metrics: dict[str, float]) -> None:
+        self.metrics.append(metrics)
+
+    def close(self) -> None: ...
+
+
+def trained(config: Config, steps: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    trainer, history = Trainer(config), History()
+    trainer.train(steps, [history])
+    trainer.close()
+    metrics = [{k: v for k, v in m.items() if k not in SPEED} for m in history.metrics]
+    return metrics, trainer.policy.state_dict()
+
+
+def same(a: float, b: float) -> bool:
+    return a == b or (math.isnan(a) and math.isnan(b))
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "backend"),
+    [
+        ("ppo", "HalfCheetah-v4", "envpool"),
+        ("sd_espo", "CartPole-v1", "envpool"),
+        ("espo", "Pendulum-v1", "gymnasium"),
+        ("sd_ppo", "CartPole-v1", "gymnasium"),
+    ],
+)
+def test_one_seed_fixes_everything(algo: str, env: str, backend: str) -> None:
+    if backend == "envpool":
+        pytest.importorskip("envpool")
+    config = small(algo, env=env, backend=backend, num_envs=5, rollout_steps=32, seed=3)
+    (metrics, parameters), (again, parameters_again) = (trained(config, 480) for _ in range(2))
+    assert len(metrics) >= 3
+    for row, row_again in zip(metrics, again, strict=True):
+        assert row.keys() == row_again.keys()
+        assert [k for k in row if not same(row[k], row_again[k])] == []
+    assert all(torch.equal(x, parameters_again[name]) for name, x in parameters.items())
+    other, other_parameters = trained(dataclasses.replace(config, seed=4), 480)
+    assert other[0]["policy_loss"] != metrics[0]["policy_loss"]
+    assert not any(
+        torch.equal(x, other_parameters[name]) for name, x in parameters.items() if "weight" in name
+    )
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("env", ["ToyWalk-v0", "CartPole-v1", "Pendulum-v1"])
+def test_metrics_are_finite_and_steps_add_up(algo: str, env: str) -> None:
+    trainer, history = Trainer(small(algo, env=env)), History()
+    trainer.train(300, [history])
+    assert [m["iteration"] for m in history.metrics] == list(range(1, len(history.metrics) + 1))
+    steps = [m["env_steps"] for m in history.metrics]
+    assert steps[-1] == trainer.progress.env_steps >= 300 > steps[-2]
+    assert all(0 < b - a <= 64 for a, b in zip([0, *steps], steps, strict=False))
+    for metrics in history.metrics:
+        unknown_yet = {"episode_return_mean", "episode_length_mean"} if env == "Pendulum-v1" else set()
+        assert {k for k, v in metrics.items() if not math.isfinite(v)} <= unknown_yet
+        assert 0 <= metrics["kept_fraction"] <= 1
+        assert metrics["policy_steps"] >= 1
+        assert metrics["stopped"] in (0, 1)
+
+
+def test_training_again_goes_on_with_the_schedule_run_anew() -> None:
+    trainer, history = Trainer(small(learning_rate=1e-3)), History()
+    trainer.train(150, [history])
+    first = len(history.metrics)
+    steps = trainer.progress.env_steps
+    trainer.train(150, [history])
+    assert trainer.progress.env_steps >= steps + 150
+    assert history.metrics[first]["iteration"] == first + 1
+    rates = [m["learning_rate"] for m in history.metrics]
+    assert rates[0] == rates[first] == 1e-3
+    assert sorted(rates[:first], reverse=True) == rates[:first]
+    assert 0 < rates[first - 1] < 1e-3
+
+
+def test_a_constant_learning_rate() -> None:
+    trainer, history = Trainer(small(learning_rate_schedule="constant")), History()
+    trainer.train(200, [history])
+    assert {m["learning_rate"] for m in history.metrics} == {3e-4}
+
+
+@pytest.mark.parametrize("env", ["ToyWalk-v0", "CartPole-v1", "ToyBadge-v0"])
+def test_the_normaliser_counts_the_steps_and_nothing_else(env: str) -> None:
+    trainer = Trainer(small(env=env))
+    for _ in range(3):
+        trainer.train(64)
+        assert int(trainer.policy.normalizer.seen) == trainer.progress.env_steps
+    rows = trainer.progress.iteration * trainer.config.batch_size
+    if env == "ToyWalk-v0":
+        assert trainer.progress.env_steps < rows
+
+
+def test_the_normaliser_holds_the_statistics_of_the_valid_rows() -> None:
+    config = small()
+    trainer, twin = Trainer(config), Trainer(config)
+    rollout = twin.collector.collect(twin.policy)
+    trainer.train(1)
+    assert not rollout.valid.all()
+    rows = rollout.observation[rollout.valid]
+    normalizer = trainer.policy.normalizer
+    torch.testing.assert_close(normalizer.mean, rows.mean(0))
+    torch.testing.assert_close(normalizer.variance, rows.var(0, correction=0))
+
+
+def test_the_reward_scaler_counts_the_steps_and_nothing_else() -> None:
+    trainer = Trainer(small())
+    trainer.train(200)
+    assert int(trainer.reward_scaler.seen) == trainer.progress.env_steps
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_evaluation_leaves_the_policy_and_training_as_they_are(deterministic: bool) -> None:
+    trainer, undisturbed = Trainer(small()), Trainer(small())
+    trainer.train(100)
+    undisturbed.train(100)
+    before = {name: x.clone() for name, x in trainer.policy.state_dict().items()}
+    evaluate_policy(trainer.policy, trainer.config, episodes=7, deterministic=deterministic)
+    assert all(torch.equal(x, before[name]) for name, x in trainer.policy.state_dict().items())
+    trainer.train(100)
+    undisturbed.train(100)
+    for name, x in undisturbed.policy.state_dict().items():
+        assert torch.equal(x, trainer.policy.state_dict()[name])
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("rollout_steps", [1, 2])
+def test_rollouts_with_little_or_nothing_to_learn_from(algo: str, rollout_steps: int) -> None:
+    # Episodes of one step under next-step autoreset: every second row of every environment is a reset.
+    config = small(algo, env="ToyOneStep-v0", num_envs=2, rollout_steps=rollout_steps, minibatch_size=2)
+    trainer = Trainer(config)
+    trainer.train(8)
+    assert trainer.progress.env_steps == 8
+    assert all(x.isfinite().all() for x in trainer.policy.parameters())
+
+
+def test_environments_in_processes_train_the_same_policy() -> None:
+    settings = {"env": "CartPole-v1", "num_envs": 2, "env_groups": 1}
+    metrics, parameters = trained(small(**settings, backend="gymnasium"), 64)
+    metrics_async, parameters_async = trained(small(**settings, backend="gymnasium-async"), 64)
+    assert metrics_async == metrics
+    assert all(torch.equal(x, parameters_async[name]) for name, x in parameters.items())
+
+
+def test_one_environment_and_minibatches_of_one() -> None:
+    trainer = Trainer(small(env="CartPole-v1", num_envs=1, rollout_steps=8, minibatch_size=1))
+    trainer.train(64)
+    assert all(x.isfinite().all() for x in trainer.policy.parameters())
+
+
+def test_a_non_finite_environment_names_the_iteration_and_itself() -> None:
+    trainer = Trainer(small(env="ToyNaN-v0"))
+    with pytest.raises(NonFiniteError, match=r"iteration 1: environment 0 .*observation") as raised:
+        trainer.train(100)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "no such device"])
+def test_an_unusable_device_is_refused_with_the_way_out(device: str) -> None:
+    with pytest.raises(UserError, match=r"device .*--device cpu") as refused:
+        Trainer(small(device=device))
+    assert "\n" not in str(refused.value)
+
+
+def test_auto_is_the_cpu_and_threads_are_set() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert Trainer(small(torch_threads=2)).device == torch.device("cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
