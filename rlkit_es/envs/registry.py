@@ -59,7 +59,7 @@ def make_vector_envs(
         env_id: an EnvPool id, a registered Gymnasium id, or ``module:id`` to import the module first.
         num_envs: N, over all groups.
         backend: one of `Backend`.
-        threads: of EnvPool, over all groups; 0 is one a core.
+        threads: of EnvPool, over all groups, each of which has at least one; 0 is one a core.
         groups: how many vector environments to make of them, at most; one where the backend cannot
             work on one group while another is waited for.
 

@@ -73,7 +73,7 @@ class GaussianActor(nn.Module):
     def __init__(self, network: MLP, action_size: int, log_std_init: float) -> None:
         super().__init__()
         self.network = network
-        self.log_std = nn.Parameter(torch.full((action_size,), log_std_init))
+        self.log_std = nn.Parameter(torch.full((action_size,), float(log_std_init)))
 
     def forward(self, observation: Tensor) -> Tensor:
         """Normalised observations (M, O) to ``[mean, log_std]`` (M, 2A)."""

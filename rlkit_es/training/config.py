@@ -89,7 +89,7 @@ class Config(UpdateConfig):
     """Threads of one tensor operation. 1 is fastest for small networks; the rest goes to physics."""
 
     env_threads: int = 0
-    """Threads of EnvPool; 0: one a core."""
+    """Threads of EnvPool, over all groups, each of which has at least one; 0: one a core."""
 
     env_groups: int = 2
     """Groups of environments that take turns: while the policy acts for one, the others are simulated.
