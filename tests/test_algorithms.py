@@ -194,7 +194,14 @@ def test_cartpole_is_learned(name: str) -> None:
 
 
 def test_whole_numbers_do_where_a_number_is_asked_for() -> None:
-    whole = dict(log_std_init=0, gamma=1, gae_lambda=1, max_grad_norm=1, observation_clip=5, reward_clip=5)
+    whole = {
+        "log_std_init": 0,
+        "gamma": 1,
+        "gae_lambda": 1,
+        "max_grad_norm": 1,
+        "observation_clip": 5,
+        "reward_clip": 5,
+    }
     agent = rlkit_es.PPO("Pendulum-v1", num_envs=2, rollout_steps=32, compile="off", **whole)
     agent.learn(64)
     assert np.isfinite(agent.metrics["value_loss"])
