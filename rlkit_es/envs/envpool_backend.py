@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlkit_es.envs.spaces import action_spec, observation_size
 from rlkit_es.envs.vector_env import Step, to_float32
+from rlkit_es.errors import UserError
 
 
 def envpool_ids() -> list[str]:
@@ -63,6 +64,11 @@ class EnvPoolVectorEnv:
                 num_envs=self.num_envs,
                 num_threads=self._threads,
                 env_seed=list(seeds),
+            )
+        if not all(hasattr(self._pool, name) for name in ("_reset", "_send", "_recv", "_state_keys")):
+            raise UserError(
+                "this version of EnvPool is not supported: pip install envpool==1.2.5, or use "
+                "--backend gymnasium"
             )
         keys = list(self._pool._state_keys)
         self._reward, self._done, self._truncated = map(keys.index, ("reward", "done", "trunc"))
