@@ -29,8 +29,7 @@ class EnvPoolVectorEnv:
     """``num_envs`` environments of one EnvPool id on ``threads`` threads (0: one a core).
 
     Steps go to the pool's own ``_send`` and ``_recv``. The Gymnasium layer above them builds an info
-    dict at every step, which nothing here reads and which costs small environments a quarter of
-    their speed (docs/performance.md).
+    dict at every step, which nothing here reads (docs/decisions.md).
     """
 
     def __init__(self, env_id: str, num_envs: int, threads: int = 0) -> None:
