@@ -1,7 +1,9 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 # For `import toy_envs` here, and for "toy_envs:ToyWalk-v0" in the library and its worker processes.
 sys.path.insert(0, str(Path(__file__).parent / "envs"))
@@ -11,3 +13,12 @@ sys.path.insert(0, str(Path(__file__).parent / "envs"))
 def _working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Runs go to ./runs, and MuJoCo leaves its log in the current directory.
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    # Small networks are many times slower with two threads where the machine is busy.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
