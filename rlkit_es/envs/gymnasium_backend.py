@@ -70,14 +70,15 @@ class GymnasiumVectorEnv:
         reward = np.array(reward, dtype=np.float32)
         terminated, truncated = np.array(terminated, dtype=bool), np.array(truncated, dtype=bool)
         ended = terminated | truncated
-        final = None
+        current, final = self._tensor(observation), None
         if ended.any() and self.mode is AutoresetMode.SAME_STEP:
-            final = self._final_observation(self._tensor(observation), info, ended)
+            final = self._final_observation(current, info, ended)
         elif ended.any() and self.mode is AutoresetMode.DISABLED:
-            final = self._tensor(observation)
+            final = current
             observation, _ = self.env.reset(options={"reset_mask": ended})
+            current = self._tensor(observation)
         step = Step(
-            observation=self._tensor(observation),
+            observation=current,
             reward=torch.from_numpy(reward),
             terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
@@ -93,7 +94,8 @@ class GymnasiumVectorEnv:
         self.env.close()
 
     def _tensor(self, observation: Any) -> Tensor:
-        return to_float32(np.array(self._flatten(observation)))
+        # One copy, which is also the conversion: the environment keeps its buffer.
+        return torch.from_numpy(np.array(self._flatten(observation), dtype=np.float32))
 
     def _final_observation(self, observation: Tensor, info: dict[str, Any], ended: np.ndarray) -> Tensor:
         final = observation.clone()
