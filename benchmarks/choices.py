@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,16 +16,20 @@ from typing import Any
 import torch
 from machine import REPOSITORY, describe_machine, git_revision
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from workers import Turn, Worker
 
+from rlkit_es.core.trust_region import gauss_newton_product
 from rlkit_es.envs.envpool_backend import EnvPoolVectorEnv
 from rlkit_es.envs.vector_env import Step, to_float32
+from rlkit_es.learners.flat import FlatModule
 from rlkit_es.learners.loops import CompiledLoop, PythonLoop
 from rlkit_es.learners.minibatch_step import MinibatchStep
 from rlkit_es.models.distributions import DiagonalGaussian
 from rlkit_es.training.config import Config
 from rlkit_es.training.rollout import prepare_batch
-from rlkit_es.training.trainer import Trainer
+from rlkit_es.training.trainer import Trainer, make_policy
+from rlkit_es.types import ActionSpec
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "choices.json"
 ENV = "HalfCheetah-v4"
@@ -34,10 +39,12 @@ ROUNDS = 11
 
 def main() -> None:
     """Measure everything, print it, and save it."""
+    torch.set_num_threads(1)
     results = {
         "rollout time, EnvPool's public send and recv / the pool's own": envpool_layer(),
         "training time, one group of environments / two": groups(),
         "minibatch time, torch.compile of the step / the native loop": compiled_loop(),
+        "time of a Fisher-vector product, alternative / two products through one graph": fisher_product(),
         "largest error of the ratio at 17 action dimensions": ratio_error(),
     }
     for what, value in results.items():
@@ -119,6 +126,60 @@ def compiled_loop() -> dict[str, float]:
     compiled_step.close()
     native.close()
     return result
+
+
+def fisher_product() -> dict[str, float]:
+    """Median ratios of times at a batch of 2048, and microseconds of the product as it is."""
+    config = Config.for_algorithm("trpo")
+    policy = make_policy(config, 17, ActionSpec(6, low=(-1.0,) * 6, high=(1.0,) * 6, shape=(6,)), seed=0)
+    actor, distribution = FlatModule(policy.actor), policy.distribution
+    parameters, observation = actor.gather().requires_grad_(), torch.randn(2048, 17)
+    output = actor(parameters, observation)
+    metric = distribution.fisher(output.detach()) / len(observation)
+    ours = gauss_newton_product(output, parameters, metric)
+    mean_kl = distribution.kl(output.detach(), output).mean()
+    (kl_gradient,) = torch.autograd.grad(mean_kl, parameters, create_graph=True)
+    v = torch.randn_like(parameters)
+
+    def double_backward() -> Tensor:
+        return torch.autograd.grad(kl_gradient.dot(v), parameters, retain_graph=True)[0]
+
+    compiled = _compiled_fisher_product(actor, parameters.detach(), observation, metric, v)
+    torch.testing.assert_close(ours(v), double_backward(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(ours(v), compiled(), rtol=1e-3, atol=1e-3)
+    result = {}
+    for name, alternative in (("double backward of the KL", double_backward), ("compiled", compiled)):
+        times = _in_turns(partial(_fifty, alternative), partial(_fifty, lambda: ours(v)))
+        result[name] = _median_ratio(times)
+    result["ours, us"] = round(1e6 / 50 * statistics.median(b for _, b in times))
+    return result
+
+
+def _compiled_fisher_product(
+    actor: FlatModule, parameters: Tensor, observation: Tensor, metric: Tensor, v: Tensor
+) -> Callable[[], Tensor]:
+    """One native function; it repeats the forward pass in every product."""
+
+    def product(parameters: Tensor, observation: Tensor, metric: Tensor, v: Tensor) -> Tensor:
+        def outputs(parameters: Tensor) -> Tensor:
+            return actor(parameters, observation)
+
+        _, pushed_forward = torch.func.jvp(outputs, (parameters,), (v,))
+        _, pull_back = torch.func.vjp(outputs, parameters)
+        return pull_back(metric * pushed_forward)[0]
+
+    arguments = (parameters, observation, metric, v)
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        graph = make_fx(product)(*arguments)
+        package = torch._inductor.aoti_compile_and_package(
+            torch.export.export(graph, arguments), package_path=f"{folder}/product.pt2"
+        )
+        native = torch._inductor.aoti_load_package(package)
+    return lambda: native(*arguments)
+
+
+def _fifty(run: Callable[[], object]) -> float:
+    return _seconds(lambda: [run() for _ in range(50)])
 
 
 def ratio_error() -> dict[str, float]:

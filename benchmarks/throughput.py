@@ -47,8 +47,11 @@ Samples = dict[str, list[float]]  # of each row's key, one a round
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the command line says; returns the exit code."""
     options = _parser().parse_args(arguments)
-    if options.peers and importlib.util.find_spec("stable_baselines3") is None:
-        print("error: Stable-Baselines3 is missing: pip install 'rlkit_es[peers]'", file=sys.stderr)
+    missing = [
+        name for name in ("stable_baselines3", "sb3_contrib") if importlib.util.find_spec(name) is None
+    ]
+    if options.peers and missing:
+        print(f"error: {' and '.join(missing)} missing: pip install 'rlkit_es[peers]'", file=sys.stderr)
         return EXIT_USER_ERROR
     plan = make_plan(options.only, options.peers, options.peer_threads)
     rounds = options.rounds or (2 if options.quick else 5)
@@ -161,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", choices=GROUPS, default=GROUPS, help="groups of rows (default all)"
     )
-    parser.add_argument("--peers", action="store_true", help="measure Stable-Baselines3 too")
+    parser.add_argument("--peers", action="store_true", help="measure Stable-Baselines3 and sb3-contrib too")
     parser.add_argument("--peer-threads", type=count, default=1, help="torch threads of a peer (default 1)")
     parser.add_argument("--quick", action="store_true", help="a smoke test: the numbers mean nothing")
     parser.add_argument("--output", type=Path, help="where to write, without .md and .json")

@@ -16,6 +16,13 @@ from rlkit_es.training.config import Config
 
 GROUPS = ("env", "update", "training", "startup")
 ENVS = ("HalfCheetah-v4", "Humanoid-v4")
+PEERS = {"ppo": "Stable-Baselines3", "trpo": "sb3-contrib"}
+# How many times as fast as the peer (algorithm, environment) is to be.
+FASTER_THAN_PEERS = {
+    ("ppo", "HalfCheetah-v4"): 5,
+    ("trpo", "HalfCheetah-v4"): 4,
+    ("ppo", "Humanoid-v4"): 2,
+}
 SMALL = 8  # environments of the smaller measurement, and of Stable-Baselines3's
 
 
@@ -127,14 +134,19 @@ def _add_updates(plan: Plan) -> None:
 
 
 def _add_training(plan: Plan, env: str, peers: bool, peer_threads: int) -> None:
-    measure = partial(training.ours_as_sb3, env=env)
-    plan.add(measure, _speed(f"ppo {env}", f"{env} training, ours, PPO as SB3 sets it"))
+    for algo in _compared(env):
+        measure = partial(training.ours_as_sb3, algo=algo, env=env)
+        plan.add(measure, _speed(f"{algo} {env}", f"{env} training, ours, {algo.upper()} as SB3 sets it"))
+        if peers:
+            measure = partial(training.stable_baselines3, algo=algo, env=env, torch_threads=peer_threads)
+            label = f"{env} training, {PEERS[algo]} {algo.upper()}, torch threads {peer_threads}"
+            plan.add(measure, _speed(f"sb3 {algo} {env}", label))
     measure = partial(training.ours_default, algo="espo", env=env)
     plan.add(measure, _speed(f"espo {env}", f"{env} training, ours, ESPO defaults"))
-    if peers:
-        measure = partial(training.stable_baselines3, env=env, torch_threads=peer_threads)
-        label = f"{env} training, Stable-Baselines3 PPO, torch threads {peer_threads}"
-        plan.add(measure, _speed(f"sb3 {env}", label))
+
+
+def _compared(env: str) -> list[str]:
+    return [algo for algo, of_env in FASTER_THAN_PEERS if of_env == env]
 
 
 def _add_ratios(plan: Plan) -> None:
@@ -144,18 +156,19 @@ def _add_ratios(plan: Plan) -> None:
         "update plain",
         Bar(0.35, at_least=False),
     )
-    for env, faster_than_sb3 in zip(ENVS, (5, 2), strict=True):
+    for env in ENVS:
         plan.compare(
             f"{env}: ESPO / its environments alone",
             f"espo {env}",
             f"env default {env}",
             Bar(0.4, at_least=True),
         )
+    for (algo, env), times in FASTER_THAN_PEERS.items():
         plan.compare(
-            f"{env}: ours / Stable-Baselines3, both PPO",
-            f"ppo {env}",
-            f"sb3 {env}",
-            Bar(faster_than_sb3, at_least=True),
+            f"{env}: ours / {PEERS[algo]}, both {algo.upper()}",
+            f"{algo} {env}",
+            f"sb3 {algo} {env}",
+            Bar(times, at_least=True),
         )
 
 

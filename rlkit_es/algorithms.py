@@ -20,6 +20,7 @@ class Algorithm:
     Args:
         env: environment id, as for the command line.
         seed: fixes everything that is random.
+        preset: name of a published experiment whose settings to start from, as for the command line.
         settings: any other field of `Config`, by name.
 
     Raises:
@@ -28,8 +29,8 @@ class Algorithm:
 
     recipe: ClassVar[str]
 
-    def __init__(self, env: str, *, seed: int = 0, **settings: Any) -> None:
-        self.config = Config.for_algorithm(self.recipe, env=env, seed=seed, **settings)
+    def __init__(self, env: str, *, seed: int = 0, preset: str | None = None, **settings: Any) -> None:
+        self.config = Config.for_algorithm(self.recipe, preset=preset, env=env, seed=seed, **settings)
         self._trainer = Trainer(self.config)
         self.policy = self._trainer.policy
         self._generator = torch.Generator().manual_seed(seed)
@@ -87,6 +88,12 @@ class PPO(Algorithm):
     recipe = "ppo"
 
 
+class TRPO(Algorithm):
+    """Trust region policy optimisation: one natural-gradient step within a KL (arXiv:1502.05477)."""
+
+    recipe = "trpo"
+
+
 class ESPO(Algorithm):
     """Early stopping policy optimisation: unclipped, stopped by E|r - 1| (arXiv:2202.00079)."""
 
@@ -99,10 +106,34 @@ class SDPPO(Algorithm):
     recipe = "sd_ppo"
 
 
+class SDTRPO(Algorithm):
+    """TRPO with sample dropout by the divergence at a trial step (arXiv:2302.02299)."""
+
+    recipe = "sd_trpo"
+
+
 class SDESPO(Algorithm):
     """ESPO with sample dropout (arXiv:2302.02299)."""
 
     recipe = "sd_espo"
+
+
+class SPO(Algorithm):
+    """Simple policy optimisation: a quadratic penalty in place of the clip (arXiv:2401.16025)."""
+
+    recipe = "spo"
+
+
+class R2VPO(Algorithm):
+    """Ratio-variance regularised policy optimisation, by a dual variable (arXiv:2605.26784)."""
+
+    recipe = "r2vpo"
+
+
+class AdaptivePPO(Algorithm):
+    """PPO with a learning rate that follows the KL, as in rsl_rl (arXiv:2109.11978)."""
+
+    recipe = "ppo_adaptive"
 
 
 def evaluate(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from rlkit_es import run
+from rlkit_es import algos, plot, run
 from rlkit_es.errors import suggestion
 
-COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"train": run.main}
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "train": run.main,
+    "plot": plot.main,
+    "algos": algos.main,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

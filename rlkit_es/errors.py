@@ -20,6 +20,8 @@ class NonFiniteError(UserError):
 
 def look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
     """``table[name]``, or a `UserError` that names the closest matches."""
+    if not isinstance(name, str):
+        raise UserError(f"{kind} must be a name, got {name!r}")
     if name not in table:
         raise UserError(f"unknown {kind} {name!r}; {suggestion(name, table)}")
     return table[name]

@@ -12,6 +12,7 @@ from rlkit_es.errors import UserError
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.training.config import Config
 from rlkit_es.training.experiment import run
+from rlkit_es.training.presets import PRESETS
 from rlkit_es.training.run_directory import default_run_directory
 from rlkit_es.training.trainer import Trainer
 
@@ -37,14 +38,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str]) -> Config:
-    """The configuration that the arguments describe, over the defaults of their algorithm."""
-    defaults = Config.for_algorithm(_algorithm(arguments))
+    """The configuration that the arguments describe, over the defaults of their algorithm and preset.
+
+    Raises:
+        UserError: no algorithm is named, or a value cannot be used.
+    """
+    # Both decide what the defaults are, so they are needed before the rest.
+    algo, _ = _take(arguments, "--algo")
+    preset, arguments = _take(arguments, "--preset")
+    if algo is None and {"--help", "-h"} & set(arguments):
+        algo = "espo"
+    if algo is None:
+        raise UserError(f"--algo is needed: one of {', '.join(RECIPES)}")
     return tyro.cli(
         Config,
         args=list(arguments),
-        default=defaults,
+        default=Config.for_algorithm(algo, preset=preset),
         prog="python -m rlkit_es.run",
-        description="Train a policy. Defaults shown are those of the algorithm named by --algo.",
+        description=(
+            "Train a policy. Defaults shown are those of the algorithm named by --algo, and with "
+            f"--preset {{{','.join(PRESETS)}}} those of a published experiment."
+        ),
     )
 
 
@@ -63,16 +77,20 @@ def train(config: Config) -> None:
     print(f"run directory: {config.run_dir}")
 
 
-def _algorithm(arguments: Sequence[str]) -> str:
-    """The value of --algo, needed before the rest: it decides the defaults."""
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--algo="):
-            return argument.removeprefix("--algo=")
-        if argument == "--algo" and i + 1 < len(arguments):
-            return arguments[i + 1]
-    if {"--help", "-h"} & set(arguments):
-        return "espo"
-    raise UserError(f"--algo is needed: one of {', '.join(RECIPES)}")
+def _take(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
+    """The last value of ``option``, None where it is not given, and the arguments without it."""
+    value, rest = None, []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == option:
+            value = next(remaining, None)
+            if value is None:
+                raise UserError(f"{option} needs a value")
+        elif argument.startswith(f"{option}="):
+            value = argument.removeprefix(f"{option}=")
+        else:
+            rest.append(argument)
+    return value, rest
 
 
 if __name__ == "__main__":

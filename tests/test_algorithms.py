@@ -9,10 +9,35 @@ import toy_envs
 from gymnasium.spaces import Box, Discrete
 
 import rlkit_es
-from rlkit_es import ESPO, PPO, SDESPO, SDPPO, Algorithm, UserError
+from rlkit_es import (
+    ESPO,
+    PPO,
+    R2VPO,
+    SDESPO,
+    SDPPO,
+    SDTRPO,
+    SPO,
+    TRPO,
+    AdaptivePPO,
+    Algorithm,
+    UserError,
+)
+from rlkit_es.learners.recipes import RECIPES
 
-ALGORITHMS = {"ppo": PPO, "espo": ESPO, "sd_ppo": SDPPO, "sd_espo": SDESPO}
-SMALL = {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 16, "epochs": 2, "compile": "off"}
+ALGORITHMS = {
+    "ppo": PPO,
+    "trpo": TRPO,
+    "espo": ESPO,
+    "sd_ppo": SDPPO,
+    "sd_trpo": SDTRPO,
+    "sd_espo": SDESPO,
+    "spo": SPO,
+    "r2vpo": R2VPO,
+    "ppo_adaptive": AdaptivePPO,
+}
+# Few passes of the critic: what the policy's are is up to the kind of step.
+SMALL = {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 16, "critic_epochs": 2, "compile": "off"}
+LEARNING = {"num_envs": 8, "rollout_steps": 64, "minibatch_size": 128, "learning_rate": 2e-3}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +53,21 @@ def cartpole() -> Algorithm:
 def observations(agent: Algorithm, count: int) -> np.ndarray:
     size = agent._trainer.observation_size
     return np.random.default_rng(0).normal(scale=3, size=(count, size)).astype(np.float32)
+
+
+def test_every_recipe_has_one_class_and_every_class_a_recipe() -> None:
+    assert {name: (found,) for name, found in ALGORITHMS.items()} == {
+        name: tuple(c for c in Algorithm.__subclasses__() if c.recipe == name) for name in RECIPES
+    }
+    assert len(Algorithm.__subclasses__()) == len(RECIPES)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_class_is_offered_by_the_package_and_says_where_it_is_from(name: str) -> None:
+    found = ALGORITHMS[name]
+    assert found.__name__ in rlkit_es.__all__
+    assert getattr(rlkit_es, found.__name__) is found
+    assert "arXiv:" in (found.__doc__ or "")
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -49,6 +89,17 @@ def test_learning_twice_goes_on(name: str) -> None:
     assert not list(Path().iterdir())
     agent.close()
     assert agent.predict(observations(agent, 1)[0]).shape == (1,)
+
+
+@pytest.mark.parametrize("preset", ["nonsense", 3, ["reference-espo"]])
+def test_a_preset_that_does_not_exist_is_refused(preset: object) -> None:
+    with pytest.raises(UserError, match="preset"):
+        ESPO("CartPole-v1", preset=preset)  # type: ignore[arg-type]
+
+
+def test_a_setting_that_cannot_apply_is_refused() -> None:
+    with pytest.raises(UserError, match="epochs has no effect on a natural step"):
+        TRPO("CartPole-v1", epochs=5)
 
 
 def test_a_misspelt_setting_names_the_closest() -> None:
@@ -181,10 +232,20 @@ def test_evaluating_no_episodes_is_refused(pendulum: Algorithm, episodes: int) -
         rlkit_es.evaluate(pendulum, episodes)
 
 
-@pytest.mark.parametrize("name", ["ppo", "espo"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ppo", "espo", "trpo"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in RECIPES
+            if name not in ("ppo", "espo", "trpo")
+        ),
+    ],
+)
 def test_cartpole_is_learned(name: str) -> None:
-    settings = {"num_envs": 8, "rollout_steps": 64, "minibatch_size": 128, "learning_rate": 2e-3, "epochs": 6}
-    agent = ALGORITHMS[name]("CartPole-v1", **settings, compile="off", env_threads=1)
+    passes = {"critic_epochs": 6} if RECIPES[name].step == "natural" else {"epochs": 6}
+    agent = ALGORITHMS[name]("CartPole-v1", **LEARNING, **passes, compile="off", env_threads=1)
     before = rlkit_es.evaluate(agent, 10, deterministic=False).return_mean
     agent.learn(30_000)
     after = rlkit_es.evaluate(agent, 10, deterministic=False).return_mean

@@ -17,7 +17,7 @@ import throughput
 from machine import cpu_model
 from measured import Effort, environments, updates
 from seed_statistics import band, bootstrap_interval, interquartile_mean, sample_std, thin
-from throughput_plan import ENVS, GROUPS, Bar, Plan, Row, make_plan
+from throughput_plan import ENVS, FASTER_THAN_PEERS, GROUPS, Bar, Plan, Row, make_plan
 from workers import MeasurementError, Worker
 
 TINY = Effort(window_seconds=0.01, training_seconds=0.01, warmup_iterations=1, startup_steps=2048)
@@ -104,7 +104,7 @@ def test_the_whole_plan_holds_every_bar():
     plan = make_plan(GROUPS, peers=True, peer_threads=1)
     rows = [row for item in plan.items for row in item.rows] + list(plan.ratios)
     assert len({row.key for row in rows}) == len(rows)
-    assert len([row for row in rows if row.bar]) == 3 + 2 * len(ENVS)
+    assert len([row for row in rows if row.bar]) == 3 + len(ENVS) + len(FASTER_THAN_PEERS)
 
 
 def test_a_worker_measures_whenever_it_is_asked():
@@ -133,7 +133,9 @@ def test_throughput_of_the_update(tmp_path):
 def test_missing_peers_are_one_line(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert throughput.main(["--peers"]) == 2
-    assert capsys.readouterr().err == "error: Stable-Baselines3 is missing: pip install 'rlkit_es[peers]'\n"
+    assert capsys.readouterr().err == (
+        "error: stable_baselines3 and sb3_contrib missing: pip install 'rlkit_es[peers]'\n"
+    )
 
 
 def test_a_mistake_on_the_command_line_is_one_line(capsys):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
+import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import gymnasium as gym
@@ -13,19 +16,28 @@ import pytest
 import toy_envs
 
 from rlkit_es import cli, run
+from rlkit_es.errors import UserError
+from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.training.config import Config
+from rlkit_es.training.presets import PRESETS
 
 ROOT = Path(run.__file__).parents[1]
 SMALL = [
     *("--num-envs", "8", "--rollout-steps", "32", "--epochs", "2"),
     *("--eval-episodes", "3", "--compile", "off"),
 ]
+SMALL_TRPO = [
+    *("--algo", "trpo", "--env", "CartPole-v1", "--num-envs", "2", "--rollout-steps", "32"),
+    *("--critic-epochs", "1", "--eval-episodes", "0", "--compile", "off"),
+]
 
 
-def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+def call(
+    *arguments: str, program: Sequence[str] = ("-m", "rlkit_es.run")
+) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), str(Path(toy_envs.__file__).parent)])
     return subprocess.run(
-        [sys.executable, "-m", "rlkit_es.run", *arguments],
+        [sys.executable, *program, *arguments],
         capture_output=True,
         text=True,
         timeout=120,
@@ -66,10 +78,29 @@ def test_an_error_is_one_line_and_no_traceback() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--env CartPole-v1", "--algo is needed: one of ppo, espo, sd_ppo, sd_espo"),
-        ("--algo", "--algo is needed"),
+        ("--env CartPole-v1", f"--algo is needed: one of {', '.join(RECIPES)}"),
+        ("--algo", "--algo needs a value"),
+        ("--env CartPole-v1 --algo", "--algo needs a value"),
         ("--algo epso", "unknown algorithm 'epso'; did you mean espo"),
         ("--algo=epso", "unknown algorithm 'epso'; did you mean espo"),
+        ("--algo d_ppo", "unknown algorithm 'd_ppo'; did you mean sd_ppo"),
+        ("--algo trpo --stop ratio_deviation", "stop ratio_deviation cannot apply to a natural step"),
+        ("--algo trpo --mask ratio_within", "mask ratio_within at the current policy keeps everything"),
+        ("--algo trpo --constraint kl", "constraint kl cannot apply to a natural step"),
+        ("--algo trpo --critic-epochs None", "critic_epochs None (until the policy stops) cannot apply"),
+        ("--algo trpo --learning-rate-schedule adaptive_kl", "adaptive_kl cannot apply to a natural step"),
+        ("--algo trpo --epochs 5", "epochs has no effect on a natural step"),
+        ("--algo ppo --cg-iterations 5", "cg_iterations has no effect on an Adam step"),
+        ("--algo espo --constraint-limit 0.1", "constraint_limit has no effect without a constraint"),
+        ("--algo espo --preset nonsense", "unknown preset 'nonsense'; there is reference-espo"),
+        ("--algo espo --preset reference-esop", "did you mean reference-espo"),
+        ("--algo espo --preset=", "unknown preset ''"),
+        ("--preset nonsense", "--algo is needed"),
+        ("--preset reference-espo", "--algo is needed"),
+        ("--preset", "--preset needs a value"),
+        ("--algo espo --preset", "--preset needs a value"),
+        ("--algo trpo --preset reference-espo", "preset reference-espo has no settings for trpo; it is for"),
+        ("--algo trpo --preset reference-espo --help", "preset reference-espo has no settings for trpo"),
         ("--algo espo --env HalfCheeta-v4", "did you mean HalfCheetah-v4"),
         ("--algo espo --env no_such_module:Walk-v0", "cannot import 'no_such_module'"),
         ("--algo espo --env toy_envs:ToyWalk-v0 --backend envpool", "EnvPool does not have"),
@@ -91,8 +122,25 @@ def test_bad_input_is_one_error_line_and_exit_code_2(
     Path("file").write_text("no directory")
     assert run.main(arguments.split()) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert [line for line in errors if line.startswith("error:")] == errors[-1:]
+    assert [line for line in errors if line.startswith("error: ")] == errors[-1:]
     assert message in errors[-1]
+    assert "Traceback" not in "".join(errors)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        (("-m", "rlkit_es.run"), "--algo trpo --stop ratio_deviation"),
+        (("-c", "import sys; from rlkit_es.cli import main; sys.exit(main())"), "plot nowhere"),
+    ],
+    ids=["run", "cli"],
+)
+def test_the_exit_code_reaches_the_shell(program: Sequence[str], arguments: str) -> None:
+    done = call(*arguments.split(), program=program)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
 
 
 @pytest.mark.parametrize(
@@ -115,14 +163,95 @@ def test_what_cannot_be_parsed_is_exit_code_2(arguments: str, capsys: pytest.Cap
     assert "Traceback" not in captured.out + captured.err
 
 
-@pytest.mark.parametrize("arguments", ["--help", "-h", "--algo sd_espo --help"])
-def test_help_mentions_every_setting(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+def help_text(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """The help without colour and line breaks."""
     with pytest.raises(SystemExit) as stopped:
         run.main(arguments.split())
     assert stopped.value.code == 0
-    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).split())
+
+
+def default_shown(name: str, text: str) -> str:
+    found = re.search(rf"--{name.replace('_', '-')}\b.*?\(default: (.*?)\)", text)
+    assert found, name
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *("--help", "-h", "--algo sd_espo --help", "--help --algo trpo"),
+        *("--preset reference-espo --help", "-h --algo=trpo --preset=reference-sdpo"),
+    ],
+)
+def test_help_mentions_every_setting(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_text(arguments, capsys)
     for field in dataclasses.fields(Config):
         assert f"--{field.name.replace('_', '-')}" in text, field.name
+    # The terminal may break the line at a hyphen.
+    assert all(preset in text.replace("- ", "-") for preset in ("--preset", *PRESETS))
+
+
+@pytest.mark.parametrize(
+    ("preset", "algo"), [(None, "ppo_adaptive"), ("reference-espo", "espo"), ("reference-sdpo", "trpo")]
+)
+def test_help_shows_the_defaults_of_the_algorithm_and_the_preset(
+    preset: str | None, algo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_text(f"--algo {algo} --help" + (f" --preset {preset}" if preset else ""), capsys)
+    changed = {**RECIPES[algo].defaults, **(PRESETS[preset][algo] if preset else {})}
+    assert changed
+    for name, value in changed.items():
+        if not isinstance(value, bool):
+            shown = default_shown(name, text)
+            assert shown == (" ".join(map(str, value)) if isinstance(value, tuple) else str(value)), name
+
+
+def test_settings_win_over_the_preset_wherever_it_is_named() -> None:
+    words = ["--algo", "espo", "--preset", "reference-espo", "--num-envs", "3", "--seed", "4"]
+    pairs = [words[i : i + 2] for i in range(0, len(words), 2)]
+    expected = Config.for_algorithm("espo", preset="reference-espo", num_envs=3, seed=4)
+    for order in itertools.permutations(pairs):
+        assert run.parse([word for pair in order for word in pair]) == expected
+    assert run.parse(["--preset=reference-espo", "--algo=espo", "--num-envs=3", "--seed=4"]) == expected
+
+
+@pytest.mark.parametrize("first", ["ppo", "trpo"])
+def test_the_defaults_are_those_of_the_algorithm_that_is_trained(first: str) -> None:
+    # Named twice, as a script that appends its arguments may do.
+    try:
+        config = run.parse(["--algo", first, "--algo", "ppo_adaptive"])
+    except (UserError, SystemExit):
+        return
+    assert config == Config.for_algorithm(config.algo)
+
+
+def test_a_run_with_a_preset_records_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = "--algo espo --env CartPole-v1 --preset reference-espo --run-dir out --compile off"
+    assert run.main([*arguments.split(), "--total-steps", "1024", "--eval-episodes", "1"]) == 0
+    assert "espo on CartPole-v1: 1,024 steps, seed 0" in capsys.readouterr().out.splitlines()
+    settings = json.loads(Path("out/config.json").read_text())["config"]
+    assert settings["total_steps"] == 1024
+    assert settings["eval_episodes"] == 1
+    for name, value in PRESETS["reference-espo"]["espo"].items():
+        if name != "total_steps":
+            assert settings[name] == value, name
+    with Path("out/metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert 1024 < int(row["env_steps"]) <= 2048
+    assert 1 <= float(row["policy_steps"]) == float(row["critic_steps"]) <= 320
+
+
+def failed_line_searches(output: str) -> list[tuple[str, ...]]:
+    return re.findall(r"line search failed in (\d+) of (\d+) updates", output)
+
+
+def test_failed_line_searches_are_said_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    # A step this short is lost in rounding: nothing improves, whatever the length.
+    assert run.main([*SMALL_TRPO, "--total-steps", "150", "--max-kl", "1e-30"]) == 0
+    assert failed_line_searches(capsys.readouterr().out) == [("3", "3")]
+    assert run.main([*SMALL_TRPO, "--total-steps", "150", "--run-dir", "other"]) == 0
+    assert failed_line_searches(capsys.readouterr().out) == []
 
 
 def test_settings_reach_the_run_over_the_defaults_of_the_algorithm() -> None:
@@ -188,9 +317,29 @@ def test_the_console_script_trains(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_console_script_refuses_other_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["trian", "--algo", "espo"]) == 2
     assert capsys.readouterr().err == "error: unknown command 'trian'; did you mean train?\n"
+    assert cli.main(["plt"]) == 2
+    assert capsys.readouterr().err == "error: unknown command 'plt'; did you mean plot?\n"
 
 
 def test_the_console_script_says_what_it_can_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     assert cli.main([]) == 2
-    assert capsys.readouterr().out.count("train") >= 2
+    output = capsys.readouterr().out
+    for command in ("train", "plot", "algos"):
+        assert output.count(command) >= 2
+
+
+def exit_code(arguments: Sequence[str]) -> int | str | None:
+    """Returned, or raised by the parser of the command line."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as stopped:
+        return stopped.code
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code([command, "--help"]) == 0
+    captured = capsys.readouterr()
+    assert "usage" in captured.out.lower()
+    assert captured.err == ""

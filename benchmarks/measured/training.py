@@ -14,24 +14,41 @@ from rlkit_es.training.trainer import Trainer
 
 # So many that the learning rate stays what it is at the start of a run.
 _ENDLESS = 1_000_000_000
-# Stable-Baselines3's own PPO defaults, but for 8 environments of 256 steps in place of 1 of 2048.
-_SB3_SETTINGS: dict[str, Any] = {
+# What both sides are set to: Stable-Baselines3's own defaults, but for 8 environments of 256 steps in
+# place of 1 of 2048.
+_COMMON: dict[str, Any] = {
     "num_envs": 8,
     "rollout_steps": 256,
-    "minibatch_size": 64,
-    "epochs": 10,
-    "critic_epochs": 10,
     "hidden_sizes": (64, 64),
     "activation": "tanh",
-    "learning_rate": 3e-4,
     "learning_rate_schedule": "constant",
     "log_std_init": 0.0,
     "gamma": 0.99,
     "gae_lambda": 0.95,
-    "clip_range": 0.2,
-    "entropy_coefficient": 0.0,
     "normalize_observations": True,
     "normalize_rewards": True,
+}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "ppo": {
+        **_COMMON,
+        "minibatch_size": 64,
+        "epochs": 10,
+        "critic_epochs": 10,
+        "learning_rate": 3e-4,
+        "clip_range": 0.2,
+        "entropy_coefficient": 0.0,
+    },
+    "trpo": {
+        **_COMMON,
+        "minibatch_size": 128,
+        "critic_epochs": 10,
+        "learning_rate": 1e-3,
+        "max_kl": 0.01,
+        "cg_iterations": 15,
+        "cg_damping": 0.1,
+        "line_search_steps": 10,
+        "line_search_shrink": 0.8,
+    },
 }
 
 
@@ -68,9 +85,9 @@ class IterationClock:
         self._started = time.perf_counter()
 
 
-def ours_as_sb3(turn: Turn, effort: Effort, *, env: str) -> None:
-    """Steps/s of our PPO with Stable-Baselines3's hyperparameters."""
-    _train(turn, effort, Config.for_algorithm("ppo", env=env, compile="on", **_SB3_SETTINGS))
+def ours_as_sb3(turn: Turn, effort: Effort, *, algo: str, env: str) -> None:
+    """Steps/s of an algorithm of ours with Stable-Baselines3's hyperparameters."""
+    _train(turn, effort, Config.for_algorithm(algo, env=env, compile="on", **_SETTINGS[algo]))
 
 
 def ours_default(turn: Turn, effort: Effort, *, algo: str, env: str) -> None:
@@ -78,9 +95,8 @@ def ours_default(turn: Turn, effort: Effort, *, algo: str, env: str) -> None:
     _train(turn, effort, Config.for_algorithm(algo, env=env, compile="on"))
 
 
-def stable_baselines3(turn: Turn, effort: Effort, *, env: str, torch_threads: int) -> None:
-    """Steps/s of Stable-Baselines3's PPO with the same hyperparameters."""
-    from stable_baselines3 import PPO
+def stable_baselines3(turn: Turn, effort: Effort, *, algo: str, env: str, torch_threads: int) -> None:
+    """Steps/s of Stable-Baselines3's PPO, or sb3-contrib's TRPO, with the same hyperparameters."""
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.logger import Logger
@@ -99,19 +115,17 @@ def stable_baselines3(turn: Turn, effort: Effort, *, env: str, torch_threads: in
             return True
 
     torch.set_num_threads(torch_threads)
-    settings = _SB3_SETTINGS
+    settings = _SETTINGS[algo]
     envs = make_vec_env(env, n_envs=settings["num_envs"], seed=0)
-    model = PPO(
+    model_class, own_settings = _stable_baselines3_model(algo)
+    model = model_class(
         "MlpPolicy",
         VecNormalize(envs, gamma=settings["gamma"]),
         learning_rate=settings["learning_rate"],
         n_steps=settings["rollout_steps"],
         batch_size=settings["minibatch_size"],
-        n_epochs=settings["epochs"],
         gamma=settings["gamma"],
         gae_lambda=settings["gae_lambda"],
-        clip_range=settings["clip_range"],
-        ent_coef=settings["entropy_coefficient"],
         policy_kwargs={
             "net_arch": list(settings["hidden_sizes"]),
             "activation_fn": torch.nn.Tanh,
@@ -119,10 +133,34 @@ def stable_baselines3(turn: Turn, effort: Effort, *, env: str, torch_threads: in
         },
         device="cpu",
         seed=0,
+        **own_settings,
     )
     # A logger without outputs; its own would leave a folder in /tmp.
     model.set_logger(Logger(folder=None, output_formats=[]))
     model.learn(_ENDLESS, callback=Tick())
+
+
+def _stable_baselines3_model(algo: str) -> tuple[Any, dict[str, Any]]:
+    """The class, and what only this algorithm is told."""
+    settings = _SETTINGS[algo]
+    if algo == "ppo":
+        from stable_baselines3 import PPO
+
+        return PPO, {
+            "n_epochs": settings["epochs"],
+            "clip_range": settings["clip_range"],
+            "ent_coef": settings["entropy_coefficient"],
+        }
+    from sb3_contrib import TRPO
+
+    return TRPO, {
+        "target_kl": settings["max_kl"],
+        "cg_max_steps": settings["cg_iterations"],
+        "cg_damping": settings["cg_damping"],
+        "line_search_max_iter": settings["line_search_steps"],
+        "line_search_shrinking_factor": settings["line_search_shrink"],
+        "n_critic_updates": settings["critic_epochs"],
+    }
 
 
 def _train(turn: Turn, effort: Effort, config: Config) -> None:

@@ -32,8 +32,8 @@ def normalize(x: Tensor, keep: Tensor) -> Tensor:
     Returns:
         (M,) normalised values; all 0 where the kept values are equal (a minibatch of one, say).
     """
-    centred = _centred(x, keep)
-    return centred / (masked_mean(centred.square(), keep).sqrt() + _EPSILON)
+    deviation = centred(x, keep)
+    return deviation / (masked_mean(deviation.square(), keep).sqrt() + _EPSILON)
 
 
 def explained_variance(value: Tensor, value_target: Tensor, keep: Tensor) -> Tensor:
@@ -47,13 +47,13 @@ def explained_variance(value: Tensor, value_target: Tensor, keep: Tensor) -> Ten
     Returns:
         () the explained variance; NaN where the targets do not vary.
     """
-    error_variance = masked_mean(_centred(value_target - value, keep).square(), keep)
-    target_variance = masked_mean(_centred(value_target, keep).square(), keep)
+    error_variance = masked_mean(centred(value_target - value, keep).square(), keep)
+    target_variance = masked_mean(centred(value_target, keep).square(), keep)
     undefined = torch.full_like(target_variance, torch.nan)
     return torch.where(target_variance > 0, 1 - error_variance / target_variance, undefined)
 
 
-def _centred(x: Tensor, keep: Tensor) -> Tensor:
+def centred(x: Tensor, keep: Tensor) -> Tensor:
     """``x`` less its kept mean; exactly 0 where the kept values are equal."""
     # Shifted by one of them first: the mean of equal values can be off by a rounding.
     shifted = x - x.gather(0, keep.to(torch.int8).argmax().view(1))

@@ -17,6 +17,11 @@ def ratio(stats: PolicyStats, advantage: Tensor) -> Tensor:
     return stats.ratio * advantage
 
 
+def ratio_minus_one(stats: PolicyStats, advantage: Tensor) -> Tensor:
+    """(r - 1) A: the gradient of r A, with less variance near r = 1 (an ablation of arXiv:2302.02299)."""
+    return (stats.ratio - 1) * advantage
+
+
 def clip(stats: PolicyStats, advantage: Tensor, clip_range: float) -> Tensor:
     """min(r A, clip(r, 1 - eps, 1 + eps) A) (PPO, arXiv:1707.06347, eq. 7), eps = ``clip_range``."""
     r = stats.ratio

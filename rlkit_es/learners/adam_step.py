@@ -10,7 +10,7 @@ from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.adam import AdamState, init_state
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
-from rlkit_es.learners.minibatch_step import REPORT, MinibatchStep, StepInputs, StepState
+from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
 from rlkit_es.learners.recipes import Slots
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import Batch
@@ -46,6 +46,8 @@ class AdamStep:
         self.state = init_state(torch.cat([actor.gather(), critic.gather()]))
         actor.adopt(self.state.parameters[: actor.size])
         critic.adopt(self.state.parameters[actor.size :])
+        ones = self.state.parameters.new_ones(())
+        self.adaptive = Adaptive(rate_scale=ones, penalty=ones * config.initial_penalty)
         # The critic's part, as views.
         parameters, exp_avg, exp_avg_sq = (vector[actor.size :] for vector in self.state[:3])
         self._critic_state = AdamState(parameters, exp_avg, exp_avg_sq, self.state.steps)
@@ -60,17 +62,19 @@ class AdamStep:
         self._critic_loop = CompiledLoop(self._step.critic_only)
 
     @torch.no_grad()
-    def update(self, batch: Batch, learning_rate: float) -> dict[str, float]:
+    def update(self, batch: Batch, learning_rate: float, remaining: float = 1.0) -> dict[str, float]:
         """Optimise on one batch.
 
         Args:
             batch: B samples of the current policy.
             learning_rate: of the policy, now; the critic's keeps its proportion to it.
+            remaining: of training, from 1 at its start to 0: what scheduled thresholds go by.
 
         Returns:
             metrics by name: losses, gradient norm and kept fraction as means over the minibatch steps
             that were applied, ``policy_steps`` and ``critic_steps`` as counts of them, ``stopped``
-            1.0 when the policy's optimisation ended early.
+            1.0 when the policy's optimisation ended early, ``learning_rate`` of the policy at the end,
+            ``penalty`` on the constraint at the end where there is one.
 
         Raises:
             NonFiniteError: a loss or the gradient is NaN or infinite.
@@ -83,9 +87,17 @@ class AdamStep:
         inputs = StepInputs(
             learning_rate=torch.tensor(rates, device=device),
             critic_on=torch.ones((), dtype=torch.bool, device=device),
+            scheduled={
+                name: torch.tensor(value, device=device)
+                for name, value in scheduled_settings(config, remaining).items()
+            },
             batch=batch,
         )
-        return _summarize(self._run_epochs(inputs))
+        metrics = _summarize(self._run_epochs(inputs))
+        metrics["learning_rate"] = learning_rate * float(self.adaptive.rate_scale)
+        if self._step.slots.constraint is not None:
+            metrics["penalty"] = float(self.adaptive.penalty)
+        return metrics
 
     def _run_epochs(self, inputs: StepInputs) -> torch.Tensor:
         """Every epoch of policy and critic; returns the report's sums."""
@@ -103,18 +115,30 @@ class AdamStep:
                 going = torch.zeros_like(going)
             at = 0
             if not self.watch_stop or going:
-                state = StepState(going, self.state, report)
+                state = StepState(going, self.state, self.adaptive, report)
                 at, state = self._joint_loop(state, inputs, index, real, 0, count)
                 _store(state.optimizer, self.state)
-                going, report = state.going, state.report
+                going, self.adaptive, report = state.going, state.adaptive, state.report
             if at < count and config.critic_epochs is not None and epoch < critic_epochs:
-                state = StepState(torch.ones_like(going), self._critic_state, report)
+                state = StepState(torch.ones_like(going), self._critic_state, self.adaptive, report)
                 _, state = self._critic_loop(state, inputs, index, real, at, count)
                 _store(state.optimizer, self._critic_state)
                 report = state.report
             elif at < count:
                 break
         return report
+
+
+def scheduled_settings(config: UpdateConfig, remaining: float) -> dict[str, float]:
+    """The hyperparameters of slots that change over training, as they are now.
+
+    Args:
+        config: as it was at the start.
+        remaining: of training, from 1 to 0.
+    """
+    if config.deviation_threshold_schedule == "constant":
+        return {}
+    return {"deviation_threshold": config.deviation_threshold * remaining}
 
 
 def _store(source: AdamState, target: AdamState) -> None:

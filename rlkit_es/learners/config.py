@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rlkit_es.errors import check_choices, check_counts, check_range
+from rlkit_es.errors import check_choices, check_counts, check_range, check_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +25,14 @@ class UpdateConfig:
 
     learning_rate: float = 3e-4
     """Adam step size. The first thing to lower when returns collapse, and to raise when the deviation
-    of the ratio stays far under its threshold."""
+    of the ratio stays far under its threshold. A natural step has none: it is the critic's alone."""
 
     critic_learning_rate: float | None = None
     """Adam step size of the critic; None: the policy's."""
 
-    learning_rate_schedule: Literal["linear", "constant"] = "linear"
-    """linear: to 0 at the end of training, better for a final score. constant: for open-ended runs."""
+    learning_rate_schedule: Literal["linear", "constant", "adaptive_kl"] = "linear"
+    """linear: to 0 at the end of training, better for a final score. constant: for open-ended runs.
+    adaptive_kl: up and down by 1.5 to keep each minibatch's KL near `max_kl`, as in rsl_rl."""
 
     adam_epsilon: float = 1e-5
     """Adam's epsilon. 1e-5 is usual in on-policy learning; larger damps steps of rare gradients."""
@@ -50,7 +51,7 @@ class UpdateConfig:
     """Where advantages get mean 0 and standard deviation 1. batch keeps their sizes comparable
     between minibatches; none is for rewards whose scale is known."""
 
-    surrogate: Literal["ratio", "clip", "spo"] | None = None
+    surrogate: Literal["ratio", "ratio_minus_one", "clip", "spo"] | None = None
     """The objective; None: the recipe's."""
 
     mask: (
@@ -62,6 +63,9 @@ class UpdateConfig:
     stop: Literal["never", "ratio_deviation", "mean_kl"] | None = None
     """When the policy has moved far enough on this batch; None: the recipe's."""
 
+    constraint: Literal["none", "ratio_variance", "kl"] | None = None
+    """What a dual variable holds under `constraint_limit` on average; None: the recipe's."""
+
     clip_range: float = 0.2
     """eps of the clipped and of the spo surrogate: how far a ratio may profitably move. 0.1 to 0.3."""
 
@@ -70,11 +74,24 @@ class UpdateConfig:
     variance tighter and uses fewer samples. inf drops nothing."""
 
     dropout_rate: float = 1.0
-    """For the mask kl_below: samples with KL(s) at or above this multiple of `max_kl` are dropped."""
+    """For the mask kl_below: samples with KL(s) at or above this multiple of `max_kl` are dropped. 1
+    is the published value, and drops about a third; inf drops nothing."""
+
+    mask_at: Literal["current", "trial"] = "current"
+    """Where the mask is taken: at the policy as it is, or after a trial step on all samples, which is
+    then undone (three stages; twice the work). A natural step can only mask at a trial step: where it
+    begins, every ratio is 1."""
+
+    mask_value: bool = False
+    """Drop the same samples from the value loss and from the normalisation of advantages too, for as
+    long as the policy moves. The published ablation; it takes samples from the critic."""
 
     deviation_threshold: float = 0.25
     """delta of early stopping: the policy stops once E|r - 1| reaches it. 0.1 is careful, 0.25 the
     published value. inf never stops."""
+
+    deviation_threshold_schedule: Literal["constant", "linear"] = "constant"
+    """linear: the threshold shrinks to 0 over training, so that the last policies hardly move."""
 
     deviation_statistic: Literal["mean", "median"] = "mean"
     """What of |r - 1| over the minibatch is compared; the median ignores a few far samples."""
@@ -84,14 +101,46 @@ class UpdateConfig:
     saves a forward pass and overshoots by one step less."""
 
     max_kl: float = 0.02
-    """For the stop mean_kl and the mask kl_below, in nats, summed over action dimensions."""
+    """KL(old || new) in nats, summed over action dimensions: the trust region of a natural step, the
+    limit of the stop mean_kl, the aim of the schedule adaptive_kl, the unit of the mask kl_below.
+    0.01 is careful; libraries that average over the dimensions allow that many times as much."""
+
+    constraint_limit: float = 0.1
+    """Largest mean of `constraint`. For ratio_variance about twice the KL allowed."""
+
+    dual_learning_rate: float = 0.1
+    """Step size of the dual variable, a step for each minibatch. Larger reacts sooner and swings more."""
+
+    initial_penalty: float = 1.0
+    """The dual variable at the start of training; it is carried over from update to update."""
+
+    cg_iterations: int = 10
+    """Conjugate gradient iterations of a natural step. More follow the natural gradient more exactly;
+    the time of the step grows with them."""
+
+    cg_damping: float = 0.1
+    """Added to the diagonal of the Fisher information. Larger is steadier and nearer to plain ascent."""
+
+    line_search_steps: int = 10
+    """Trials of the line search before a natural step is given up for this batch."""
+
+    line_search_shrink: float = 0.8
+    """Factor from one trial to the next: 0.8 wastes little of the trust region, 0.5 is quicker."""
+
+    fisher_fraction: float = 1.0
+    """Fraction of the batch's states that the Fisher information is taken over, drawn at random. 0.2
+    makes conjugate gradient five times as fast, at batches of several thousand."""
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_counts(self, "minibatch_size", "epochs")
+        check_types(self, bool, "True or False", "mask_value")
+        check_counts(self, "minibatch_size", "epochs", "cg_iterations", "line_search_steps")
         check_range(self, "learning_rate", "adam_epsilon", above=0, high=1)
         check_range(self, "max_grad_norm", "dropout_threshold", "dropout_rate", above=0)
-        check_range(self, "deviation_threshold", "max_kl", above=0)
+        check_range(self, "deviation_threshold", "max_kl", "constraint_limit", above=0)
+        check_range(self, "dual_learning_rate", "initial_penalty", "cg_damping", low=0, high=1e6)
+        check_range(self, "line_search_shrink", above=0, high=0.99)
+        check_range(self, "fisher_fraction", above=0, high=1)
         check_range(self, "clip_range", above=0, high=0.99)
         check_range(self, "value_coefficient", "entropy_coefficient", low=0, high=1e6)
         if self.critic_epochs is not None:

@@ -1,27 +1,48 @@
-"""How far an update moved the policy, measured over the whole batch."""
+"""How far an update moved the policy, and how uncertain its objective became, over the whole batch."""
 
 from __future__ import annotations
 
 import torch
 
-from rlkit_es.core.losses import masked_mean
+from rlkit_es.core.losses import masked_mean, normalize
+from rlkit_es.core.masks import ratio_within
+from rlkit_es.core.variance import surrogate_variance, surrogate_variance_bound
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
 from rlkit_es.types import Batch
 
 
 @torch.no_grad()
-def policy_shift(policy: ActorCritic, batch: Batch) -> dict[str, float]:
-    """Means over the valid samples of ``batch``, for the policy as it is now.
+def policy_shift(policy: ActorCritic, batch: Batch, dropout_threshold: float) -> dict[str, float]:
+    """Of the valid samples of ``batch``, for the policy as it is now.
+
+    Args:
+        policy: after the update.
+        batch: what the update was made with.
+        dropout_threshold: delta, of the variances within it, whether or not the recipe drops samples.
 
     Returns:
-        ``ratio_deviation`` E|r - 1|; ``approx_kl`` KL(old || new) in nats, summed over action
-        dimensions (exact for each state, a sample mean over states); ``entropy`` in nats.
+        ``ratio_deviation`` E|r - 1|, ``ratio_bias`` E[r] - 1 (0 but for sampling error, as long as the
+        batch says anything of the policy), ``ratio_min`` and ``ratio_max``; ``approx_kl``
+        KL(old || new) in nats, summed over action dimensions (exact for each state, a sample mean over
+        states); ``entropy`` in nats; with A normalised over the batch, ``surrogate_variance`` Var(r A)
+        of all samples, ``surrogate_variance_within`` of those with |r - 1| < delta, and the
+        ``surrogate_variance_bound`` that this implies.
     """
     new = policy.actor(batch.observation)
+    valid = batch.valid
     stats = policy_stats(policy.distribution, new, batch.behaviour, batch.action)
-    return {
-        "ratio_deviation": float(masked_mean((stats.ratio - 1).abs(), batch.valid)),
-        "approx_kl": float(masked_mean(stats.kl, batch.valid)),
-        "entropy": float(masked_mean(policy.distribution.entropy(new), batch.valid)),
+    ratio, advantage = stats.ratio, normalize(batch.advantage, valid)
+    within = ratio_within(stats, advantage, dropout_threshold) & valid
+    measured = {
+        "ratio_deviation": masked_mean((ratio - 1).abs(), valid),
+        "ratio_bias": masked_mean(ratio - 1, valid),
+        "ratio_min": torch.where(valid, ratio, torch.inf).amin(),
+        "ratio_max": torch.where(valid, ratio, -torch.inf).amax(),
+        "approx_kl": masked_mean(stats.kl, valid),
+        "entropy": masked_mean(policy.distribution.entropy(new), valid),
+        "surrogate_variance": surrogate_variance(stats, advantage, valid),
+        "surrogate_variance_within": surrogate_variance(stats, advantage, within),
+        "surrogate_variance_bound": surrogate_variance_bound(advantage, within, dropout_threshold),
     }
+    return {name: float(value) for name, value in measured.items()}

@@ -1,4 +1,4 @@
-"""One minibatch: losses, gradient, step and stop, as pure functions of tensors."""
+"""One minibatch: gradient, step and stop, as pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlkit_es.core.losses import masked_mean, normalize
-from rlkit_es.core.masks import keep_all_if_empty
+from rlkit_es.core.adaptation import adapt_to_kl, dual_ascent
+from rlkit_es.core.losses import masked_mean
 from rlkit_es.learners.adam import AdamState, adam, clip_scale
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.flat import FlatModule
+from rlkit_es.learners.minibatch_loss import Losses, MinibatchLoss
 from rlkit_es.learners.recipes import Slots
 from rlkit_es.models.actor_critic import ActorCritic
-from rlkit_es.models.distributions import policy_stats
-from rlkit_es.types import Batch, PolicyStats
+from rlkit_es.types import Batch
 
 # What a step adds to the report, in this order; losses are counted where their part stepped.
 REPORT = (
@@ -28,12 +27,23 @@ REPORT = (
     "stopped",
 )
 
+# Bounds of an adaptive learning rate, as in rsl_rl.
+_LOWEST_RATE, _HIGHEST_RATE = 1e-5, 1e-2
+
+
+class Adaptive(NamedTuple):
+    """What adapts from minibatch to minibatch, and is carried over from update to update."""
+
+    rate_scale: Tensor  # () factor of the learning rates
+    penalty: Tensor  # () dual variable of the constraint
+
 
 class StepState(NamedTuple):
     """What a minibatch step takes and returns."""
 
     going: Tensor  # () bool: the policy has not stopped
     optimizer: AdamState
+    adaptive: Adaptive
     report: Tensor  # (len(REPORT),) sums over the steps so far
 
 
@@ -42,25 +52,16 @@ class StepInputs(NamedTuple):
 
     learning_rate: Tensor  # (2,) of policy and critic
     critic_on: Tensor  # () bool: the critic takes part in this epoch
+    scheduled: dict[str, Tensor]  # () each: hyperparameters of slots that change over training
     batch: Batch
-
-
-class Losses(NamedTuple):
-    """The value of a minibatch's losses, beside their gradient."""
-
-    policy_loss: Tensor  # ()
-    value_loss: Tensor  # ()
-    kept_fraction: Tensor  # ()
-    stats: PolicyStats  # (M,) before the step
 
 
 class MinibatchStep:
     """The functions of one minibatch, closed over networks, slots and hyperparameters."""
 
     def __init__(self, policy: ActorCritic, slots: Slots, config: UpdateConfig) -> None:
-        self.actor = FlatModule(policy.actor)
-        self.critic = FlatModule(policy.critic)
-        self.distribution = policy.distribution
+        self.loss = MinibatchLoss(policy, slots, config)
+        self.actor, self.critic = self.loss.actor, self.loss.critic
         self.slots = slots
         self.config = config
 
@@ -74,32 +75,19 @@ class MinibatchStep:
             real: (M,) bool, False for padding.
         """
         mini = _take(inputs.batch, index, real)
-        optimizer = state.optimizer
-        gradient, losses = torch.func.grad(self._loss, has_aux=True)(optimizer.parameters, mini)
-        before = self.config.stop_when == "before"
-        policy_on = state.going
-        if self.slots.may_stop and before:
-            policy_on = policy_on & ~self.slots.stop(losses.stats, mini.valid)
-        critic_on = inputs.critic_on
+        keep = self._mask_after_trial(state, inputs, mini) if self._masks_at_trial else None
+        gradient, losses = self._gradient(state, inputs, mini, keep)
+        policy_on, critic_on = losses.policy_on, inputs.critic_on
         if self.config.critic_epochs is None:
             critic_on = critic_on & policy_on
+        adaptive = self._adapt(state.adaptive, losses, mini.valid, policy_on)
         active = torch.stack([policy_on, critic_on]).to(gradient.dtype)
-        parts = torch.split(gradient, [self.actor.size, self.critic.size])
-        square_norm = (torch.stack([part.square().sum() for part in parts]) * active).sum()
-        scale, norm = clip_scale(square_norm, self.config.max_grad_norm)
-        optimizer = adam(
-            optimizer,
-            gradient,
-            scale,
-            inputs.learning_rate,
-            active,
-            self.actor.size,
-            self.config.adam_epsilon,
-        )
+        rates = self._rates(inputs, adaptive)
+        optimizer, norm = self._descend(state.optimizer, gradient, active, rates)
         going = policy_on
-        if self.slots.may_stop and not before:
-            stats = self._stats(optimizer.parameters[: self.actor.size], mini)
-            going = policy_on & ~self.slots.stop(stats, mini.valid)
+        if self.slots.may_stop and self.config.stop_when == "after":
+            stats = self.loss.stats(optimizer.parameters[: self.actor.size], mini)
+            going = policy_on & ~self.slots.stop(stats, mini.valid, inputs.scheduled)
         stopped = (state.going & ~going).to(norm.dtype)
         policy_count, critic_count = active.unbind(0)
         happened = [
@@ -111,7 +99,7 @@ class MinibatchStep:
             critic_count,
             stopped,
         ]
-        return StepState(going, optimizer, state.report + torch.stack(happened))
+        return StepState(going, optimizer, adaptive, state.report + torch.stack(happened))
 
     def critic_only(self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor) -> StepState:
         """`joint` for a stopped policy, without the policy's share of the work.
@@ -120,41 +108,67 @@ class MinibatchStep:
         """
         mini = _take(inputs.batch, index, real)
         optimizer = state.optimizer
-        gradient, value_loss = torch.func.grad(self._value_loss, has_aux=True)(optimizer.parameters, mini)
+        gradient, value_loss = torch.func.grad(self.loss.value, has_aux=True)(optimizer.parameters, mini)
         scale, _ = clip_scale(gradient.square().sum(), self.config.max_grad_norm)
         zero, one = torch.zeros_like(scale), torch.ones_like(scale)
-        active = torch.stack([zero, one])
-        optimizer = adam(
-            optimizer, gradient, scale, inputs.learning_rate, active, 0, self.config.adam_epsilon
-        )
+        active, rates = torch.stack([zero, one]), self._rates(inputs, state.adaptive)
+        optimizer = adam(optimizer, gradient, scale, rates, active, 0, self.config.adam_epsilon)
         happened = torch.stack([zero, value_loss, zero, zero, zero, one, zero])
-        return StepState(state.going, optimizer, state.report + happened)
+        return StepState(state.going, optimizer, state.adaptive, state.report + happened)
 
-    def _loss(self, parameters: Tensor, mini: Batch) -> tuple[Tensor, Losses]:
-        policy, critic = torch.split(parameters, [self.actor.size, self.critic.size])
-        new = self.actor(policy, mini.observation)
-        stats = policy_stats(self.distribution, new, mini.behaviour, mini.action)
-        advantage = mini.advantage
-        if self.config.advantage_normalization == "minibatch":
-            advantage = normalize(advantage, mini.valid)
-        keep = keep_all_if_empty(self.slots.mask(stats, advantage), mini.valid)
-        policy_loss = -masked_mean(self.slots.surrogate(stats, advantage), keep)
-        weighted_value_loss, value_loss = self._value_loss(critic, mini)
-        total = policy_loss + weighted_value_loss
-        if self.config.entropy_coefficient:
-            entropy = masked_mean(self.distribution.entropy(new), mini.valid)
-            total = total - self.config.entropy_coefficient * entropy
-        kept_fraction = masked_mean(keep.to(total.dtype), mini.valid)
-        return total, Losses(policy_loss, value_loss, kept_fraction, stats)
+    @property
+    def _masks_at_trial(self) -> bool:
+        return self.slots.may_drop and self.config.mask_at == "trial"
 
-    def _value_loss(self, critic: Tensor, mini: Batch) -> tuple[Tensor, Tensor]:
-        error = self.critic(critic, mini.observation) - mini.value_target
-        value_loss = masked_mean(error.square(), mini.valid)
-        return self.config.value_coefficient * value_loss, value_loss
+    def _gradient(
+        self, state: StepState, inputs: StepInputs, mini: Batch, keep: Tensor | None
+    ) -> tuple[Tensor, Losses]:
+        gradient: tuple[Tensor, Losses] = torch.func.grad(self.loss.joint, has_aux=True)(
+            state.optimizer.parameters, mini, state.going, state.adaptive.penalty, inputs.scheduled, keep
+        )
+        return gradient
 
-    def _stats(self, policy: Tensor, mini: Batch) -> PolicyStats:
-        new = self.actor(policy, mini.observation)
-        return policy_stats(self.distribution, new, mini.behaviour, mini.action)
+    def _mask_after_trial(self, state: StepState, inputs: StepInputs, mini: Batch) -> Tensor:
+        """(M,) bool: the mask where a step of the policy on all samples would lead."""
+        gradient, _ = self._gradient(state, inputs, mini, mini.valid)
+        rates, active = self._rates(inputs, state.adaptive), gradient.new_tensor([1.0, 0.0])
+        trial, _ = self._descend(state.optimizer, gradient, active, rates)
+        stats = self.loss.stats(trial.parameters[: self.actor.size], mini)
+        return self.loss.mask(stats, self.loss.advantage(mini, mini.valid), mini, inputs.scheduled)
+
+    def _descend(
+        self, optimizer: AdamState, gradient: Tensor, active: Tensor, rates: Tensor
+    ) -> tuple[AdamState, Tensor]:
+        """A step of the active parts, with their gradients clipped together; and their norm."""
+        parts = torch.split(gradient, [self.actor.size, self.critic.size])
+        square_norm = (torch.stack([part.square().sum() for part in parts]) * active).sum()
+        scale, norm = clip_scale(square_norm, self.config.max_grad_norm)
+        size, epsilon = self.actor.size, self.config.adam_epsilon
+        return adam(optimizer, gradient, scale, rates, active, size, epsilon), norm
+
+    def _rates(self, inputs: StepInputs, adaptive: Adaptive) -> Tensor:
+        """(2,) learning rates of policy and critic."""
+        if self.config.learning_rate_schedule == "adaptive_kl":
+            return inputs.learning_rate * adaptive.rate_scale
+        return inputs.learning_rate
+
+    def _adapt(self, adaptive: Adaptive, losses: Losses, valid: Tensor, policy_on: Tensor) -> Adaptive:
+        """The learning rate for this step and the penalty for the next, from the policy as it is."""
+        rate_scale, penalty = adaptive
+        if self.config.learning_rate_schedule == "adaptive_kl":
+            first_rate = self.config.learning_rate
+            adapted = adapt_to_kl(
+                rate_scale,
+                masked_mean(losses.stats.kl, valid),
+                self.config.max_kl,
+                lowest=min(_LOWEST_RATE / first_rate, 1.0),
+                highest=max(_HIGHEST_RATE / first_rate, 1.0),
+            )
+            rate_scale = torch.where(policy_on, adapted, rate_scale)
+        if self.slots.constraint is not None:
+            limit, rate = self.config.constraint_limit, self.config.dual_learning_rate
+            penalty = torch.where(policy_on, dual_ascent(penalty, losses.constraint, limit, rate), penalty)
+        return Adaptive(rate_scale, penalty)
 
 
 def _take(batch: Batch, index: Tensor, real: Tensor) -> Batch:

@@ -9,18 +9,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from rlkit_es.core import masks, stops, surrogates
+from rlkit_es.core import constraints, masks, stops, surrogates
 from rlkit_es.errors import look_up
+from rlkit_es.learners.applicability import check_applies
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.types import PolicyStats
 
-# (stats, advantage or valid) -> Tensor
-BoundSlot = Callable[[PolicyStats, Tensor], Tensor]
+
+class BoundSlot(Protocol):
+    """A slot with its hyperparameters filled in."""
+
+    def __call__(self, stats: PolicyStats, data: Tensor, scheduled: Mapping[str, Tensor] = ...) -> Tensor:
+        """The slot's value; ``data`` is the advantage, or for a stop which samples are valid.
+
+        ``scheduled`` holds, by name, the hyperparameters that are not what the configuration says.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,33 +38,45 @@ class Recipe:
     surrogate: str
     mask: str = "keep_all"
     stop: str = "never"
+    constraint: str = "none"
+    step: Literal["adam", "natural"] = "adam"
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
+_NATURAL: Mapping[str, Any] = {"max_kl": 0.02, "learning_rate": 1e-3}
+
 RECIPES: Mapping[str, Recipe] = {
     "ppo": Recipe(surrogate="clip"),
+    "trpo": Recipe(surrogate="ratio", step="natural", defaults=_NATURAL),
     "espo": Recipe(surrogate="ratio", stop="ratio_deviation"),
     "sd_ppo": Recipe(surrogate="clip", mask="ratio_within"),
+    "sd_trpo": Recipe(
+        surrogate="ratio", mask="kl_below", step="natural", defaults={**_NATURAL, "mask_at": "trial"}
+    ),
     "sd_espo": Recipe(surrogate="ratio", mask="ratio_within", stop="ratio_deviation"),
+    "spo": Recipe(surrogate="spo"),
+    "r2vpo": Recipe(surrogate="ratio", constraint="ratio_variance"),
+    "ppo_adaptive": Recipe(
+        surrogate="clip", defaults={"learning_rate_schedule": "adaptive_kl", "max_kl": 0.01}
+    ),
 }
 
-SURROGATES: Mapping[str, Callable[..., Tensor]] = {
-    f.__name__: f for f in (surrogates.ratio, surrogates.clip, surrogates.spo)
-}
-MASKS: Mapping[str, Callable[..., Tensor]] = {
-    f.__name__: f
-    for f in (
-        masks.keep_all,
-        masks.ratio_within,
-        masks.ratio_below,
-        masks.ratio_above,
-        masks.ratio_log_symmetric,
-        masks.kl_below,
-    )
-}
-STOPS: Mapping[str, Callable[..., Tensor]] = {
-    f.__name__: f for f in (stops.never, stops.ratio_deviation, stops.mean_kl)
-}
+
+def _by_name(*functions: Callable[..., Tensor]) -> Mapping[str, Callable[..., Tensor]]:
+    return {function.__name__: function for function in functions}
+
+
+SURROGATES = _by_name(surrogates.ratio, surrogates.ratio_minus_one, surrogates.clip, surrogates.spo)
+MASKS = _by_name(
+    masks.keep_all,
+    masks.ratio_within,
+    masks.ratio_below,
+    masks.ratio_above,
+    masks.ratio_log_symmetric,
+    masks.kl_below,
+)
+STOPS = _by_name(stops.never, stops.ratio_deviation, stops.mean_kl)
+CONSTRAINTS = _by_name(constraints.ratio_variance, constraints.kl)
 
 
 class Slots(NamedTuple):
@@ -65,7 +85,10 @@ class Slots(NamedTuple):
     surrogate: BoundSlot  # (stats, advantage) -> (M,) to be maximised
     mask: BoundSlot  # (stats, advantage) -> (M,) bool
     stop: BoundSlot  # (stats, valid) -> () bool
+    constraint: Callable[[PolicyStats], Tensor] | None  # stats -> (M,); None: nothing is constrained
     may_stop: bool  # False: the stop need not be measured
+    may_drop: bool  # False: the mask keeps everything
+    step: Literal["adam", "natural"]
 
 
 def find_recipe(name: str) -> Recipe:
@@ -78,16 +101,31 @@ def find_recipe(name: str) -> Recipe:
 
 
 def fill_slots(recipe: Recipe, config: UpdateConfig) -> Slots:
-    """The recipe's slots, or those that ``config`` puts in their place, bound to ``config``."""
-    stop = config.stop or recipe.stop
+    """The recipe's slots, or those that ``config`` puts in their place, bound to ``config``.
+
+    Raises:
+        UserError: ``config`` asks for what cannot apply to this kind of step.
+    """
+    mask, stop = config.mask or recipe.mask, config.stop or recipe.stop
+    constraint = config.constraint or recipe.constraint
+    check_applies(recipe.step, config, mask=mask, stop=stop, constraint=constraint)
     return Slots(
         surrogate=_bind(look_up("surrogate", config.surrogate or recipe.surrogate, SURROGATES), config),
-        mask=_bind(look_up("mask", config.mask or recipe.mask, MASKS), config),
+        mask=_bind(look_up("mask", mask, MASKS), config),
         stop=_bind(look_up("stop", stop, STOPS), config),
+        constraint=None if constraint == "none" else look_up("constraint", constraint, CONSTRAINTS),
         may_stop=stop != "never",
+        may_drop=mask != "keep_all",
+        step=recipe.step,
     )
 
 
 def _bind(slot: Callable[..., Tensor], config: UpdateConfig) -> BoundSlot:
-    hyperparameters = list(inspect.signature(slot).parameters)[2:]
-    return partial(slot, **{name: getattr(config, name) for name in hyperparameters})
+    names = list(inspect.signature(slot).parameters)[2:]
+    settings = {name: getattr(config, name) for name in names}
+
+    def bound(stats: PolicyStats, data: Tensor, scheduled: Mapping[str, Tensor] | None = None) -> Tensor:
+        now = {name: value for name, value in (scheduled or {}).items() if name in settings}
+        return slot(stats, data, **{**settings, **now})
+
+    return bound

@@ -51,6 +51,10 @@ class Distribution(Protocol):
         """(M,), nats, summed over action dimensions."""
         ...
 
+    def fisher(self, parameters: Tensor) -> Tensor:
+        """Diagonal of the Fisher information in these parameters, (M, D)."""
+        ...
+
 
 class DiagonalGaussian:
     """Independent normals; parameters are ``[mean, log_std]``, D = 2A."""
@@ -95,6 +99,11 @@ class DiagonalGaussian:
         log_std = parameters.chunk(2, dim=-1)[1]
         return (log_std + _HALF_LOG_TWO_PI + 0.5).sum(-1)
 
+    def fisher(self, parameters: Tensor) -> Tensor:
+        log_std = parameters.chunk(2, dim=-1)[1]
+        # Of the mean 1 / std^2, of log_std 2; nothing off the diagonal.
+        return torch.cat([(-2 * log_std).exp(), torch.full_like(log_std, 2.0)], dim=-1)
+
 
 class Categorical:
     """One of n actions; parameters are log-probabilities, D = n."""
@@ -124,6 +133,10 @@ class Categorical:
 
     def entropy(self, parameters: Tensor) -> Tensor:
         return -(parameters.exp() * parameters).sum(-1)
+
+    def fisher(self, parameters: Tensor) -> Tensor:
+        # E[d log p_a d log p_a^T] over actions a, with the log-probabilities themselves as parameters.
+        return parameters.exp()
 
 
 def make_distribution(action: ActionSpec) -> DiagonalGaussian | Categorical:

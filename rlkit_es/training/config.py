@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from rlkit_es.errors import UserError, check_counts, check_range, check_types, suggestion
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.recipes import find_recipe
+from rlkit_es.learners.recipes import fill_slots, find_recipe
+from rlkit_es.training.presets import preset_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class Config(UpdateConfig):
     """
 
     algo: str
-    """Recipe: ppo, espo, sd_ppo or sd_espo."""
+    """Recipe: ppo, trpo, espo, sd_ppo, sd_trpo, sd_espo, spo, r2vpo or ppo_adaptive; `rlkit-es algos`
+    shows what each is made of."""
 
     env: str = "Humanoid-v4"
     """Environment id: of Gymnasium, of EnvPool, or module:id to import a module that registers it."""
@@ -105,8 +107,9 @@ class Config(UpdateConfig):
             self, bool, "True or False", "normalize_observations", "normalize_rewards", "scale_actions"
         )
         check_types(self, (Path, type(None)), "a path", "run_dir")
-        find_recipe(self.algo)
+        recipe = find_recipe(self.algo)
         super().__post_init__()
+        fill_slots(recipe, self)  # refuses what cannot apply
         check_counts(self, "total_steps", "num_envs", "rollout_steps", "torch_threads", "env_groups")
         check_counts(self, "seed", "env_threads", "eval_episodes", least=0)
         check_range(self, "seed", high=2**63 - 1)
@@ -129,11 +132,12 @@ class Config(UpdateConfig):
         return self.num_envs * self.rollout_steps
 
     @classmethod
-    def for_algorithm(cls, algo: str, **overrides: Any) -> Config:
-        """The defaults of ``algo`` with ``overrides`` in their place.
+    def for_algorithm(cls, algo: str, *, preset: str | None = None, **overrides: Any) -> Config:
+        """The defaults of ``algo`` with those of ``preset``, and then ``overrides``, in their place.
 
         Raises:
-            UserError: an unknown algorithm or field (the closest is named), or a value out of range.
+            UserError: an unknown algorithm, preset or field (the closest is named), a preset that is
+                not for this algorithm, or a value out of range.
         """
         recipe = find_recipe(algo)
         known = [f.name for f in dataclasses.fields(cls)]
@@ -144,4 +148,5 @@ class Config(UpdateConfig):
             overrides["run_dir"] = Path(overrides["run_dir"])
         if isinstance(overrides.get("hidden_sizes"), list):
             overrides["hidden_sizes"] = tuple(overrides["hidden_sizes"])
-        return cls(**{"algo": algo, **recipe.defaults, **overrides})
+        published = {} if preset is None else preset_settings(preset, algo)
+        return cls(**{"algo": algo, **recipe.defaults, **published, **overrides})

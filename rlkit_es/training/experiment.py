@@ -11,10 +11,10 @@ from rlkit_es.training.config import Config
 from rlkit_es.training.device import resolve_device
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.logging import ConsoleLogger, CsvLogger, Logger, TensorBoardLogger
+from rlkit_es.training.plots import plot_learning_curve
 from rlkit_es.training.run_directory import (
     create_run_directory,
     describe_run,
-    plot_learning_curve,
     write_json,
 )
 from rlkit_es.training.trainer import Trainer
@@ -61,6 +61,11 @@ def run(trainer: Trainer, total_steps: int, *, progress: bool) -> Evaluation | N
     finally:
         for logger in loggers:
             logger.close()
+    if progress and (failed := sum(m.get("line_search_failed", 0.0) for m in history.metrics)):
+        print(
+            f"the line search failed in {failed:.0f} of {len(history.metrics)} updates, "
+            "which left the policy as it was"
+        )
     return None if directory is None else _finish(trainer, config, history, directory)
 
 

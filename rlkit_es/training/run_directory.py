@@ -18,7 +18,6 @@ from rlkit_es.errors import UserError
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.training.config import Config
 from rlkit_es.training.device import resolve_device
-from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.training.seeds import derive_seeds
 
 _PACKAGES = ("rlkit_es", "torch", "numpy", "gymnasium", "mujoco", "envpool")
@@ -70,33 +69,6 @@ def describe_run(config: Config) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Indented, with a newline at the end."""
     path.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def plot_learning_curve(metrics: list[dict[str, float]], evaluation: Evaluation | None, path: Path) -> None:
-    """Mean training return over environment steps, with the evaluation as a mark."""
-    # Deferred, and without pyplot: no window system, no global state.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    steps = [m["env_steps"] for m in metrics]
-    axes.plot(steps, [m["episode_return_mean"] for m in metrics], label="training, last 100 episodes")
-    if evaluation is not None:
-        axes.errorbar(
-            [evaluation.env_steps],
-            [evaluation.return_mean],
-            yerr=[evaluation.return_std],
-            fmt="o",
-            capsize=3,
-            label=f"deterministic, {evaluation.episodes} episodes",
-        )
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("episode return")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120)
 
 
 def _version(package: str) -> str | None:

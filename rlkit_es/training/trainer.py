@@ -11,10 +11,9 @@ import torch
 from rlkit_es.envs.registry import make_vector_envs
 from rlkit_es.envs.vector_env import env_seeds
 from rlkit_es.errors import NonFiniteError
-from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
-from rlkit_es.learners.recipes import fill_slots, find_recipe
+from rlkit_es.learners.learner import make_learner
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.normalizers import RewardScaler
 from rlkit_es.training.config import Config
@@ -65,9 +64,9 @@ class Trainer:
             if config.normalize_rewards
             else None
         )
-        self.learner = AdamStep(
+        self.learner = make_learner(
+            config.algo,
             self.policy,
-            fill_slots(find_recipe(config.algo), config),
             config,
             torch.Generator().manual_seed(seeds.minibatches),
             watch_stop=self.device.type == "cpu",
@@ -93,8 +92,7 @@ class Trainer:
             self.learner.compile()
         begin = self.progress.env_steps
         while self.progress.env_steps < begin + total_steps:
-            done_fraction = (self.progress.env_steps - begin) / total_steps
-            self.metrics = self._iterate(self._learning_rate(done_fraction))
+            self.metrics = self._iterate(1 - (self.progress.env_steps - begin) / total_steps)
             for logger in loggers:
                 logger.log(self.metrics)
 
@@ -103,7 +101,8 @@ class Trainer:
         for envs in self.envs:
             envs.close()
 
-    def _iterate(self, learning_rate: float) -> dict[str, float]:
+    def _iterate(self, remaining: float) -> dict[str, float]:
+        """One rollout and the update on it, with ``remaining`` of training left, from 1 to 0."""
         started = time.perf_counter()
         self.progress.iteration += 1
         try:
@@ -115,10 +114,10 @@ class Trainer:
                 gamma=self.config.gamma,
                 gae_lambda=self.config.gae_lambda,
             )
-            update = self.learner.update(batch, learning_rate)
+            update = self.learner.update(batch, self._learning_rate(remaining), remaining)
         except NonFiniteError as error:
             raise NonFiniteError(f"iteration {self.progress.iteration}: {error}") from error
-        shift = policy_shift(self.policy, batch)
+        shift = policy_shift(self.policy, batch, self.config.dropout_threshold)
         # Only now: the update saw the normaliser that the rollout was acted with.
         if self.policy.normalizer is not None:
             self.policy.normalizer.merge(rollout.observation.flatten(0, 1), batch.valid)
@@ -135,12 +134,11 @@ class Trainer:
             **shift,
             **update,
             "explained_variance": explained_variance,
-            "learning_rate": learning_rate,
         }
 
-    def _learning_rate(self, done_fraction: float) -> float:
-        remaining = 1.0 if self.config.learning_rate_schedule == "constant" else 1 - done_fraction
-        return self.config.learning_rate * remaining
+    def _learning_rate(self, remaining: float) -> float:
+        scheduled = self.config.learning_rate_schedule == "linear"
+        return self.config.learning_rate * (remaining if scheduled else 1.0)
 
 
 def make_policy(config: Config, observation_size: int, action: ActionSpec, seed: int) -> ActorCritic:

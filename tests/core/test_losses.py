@@ -3,7 +3,7 @@ import pytest
 import torch
 from stats_examples import random_advantage, random_mask
 
-from rlkit_es.core.losses import explained_variance, masked_mean, normalize
+from rlkit_es.core.losses import centred, explained_variance, masked_mean, normalize
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -70,6 +70,20 @@ def test_normalize_of_one_kept_sample_is_zero_there_and_finite_elsewhere() -> No
 
 def test_normalize_with_everything_dropped_is_finite() -> None:
     assert normalize(random_advantage(7, 5).float(), torch.zeros(5, dtype=torch.bool)).isfinite().all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("offset", [0.0, -1e4])
+def test_centred_takes_the_kept_mean_away_from_all(seed: int, offset: float) -> None:
+    x, keep = random_advantage(seed) + offset, random_mask(seed)
+    torch.testing.assert_close(centred(x, keep), x - x[keep].mean(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("constant", [0.1, -3.3, 1000.1])
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_centred_equal_values_are_exactly_zero(constant: float, size: int) -> None:
+    keep = torch.ones(size, dtype=torch.bool)
+    assert torch.equal(centred(torch.full((size,), constant), keep), torch.zeros(size))
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -7,6 +7,7 @@ from rlkit_es.core import surrogates
 
 ALL = [
     pytest.param(surrogates.ratio, {}, id="ratio"),
+    pytest.param(surrogates.ratio_minus_one, {}, id="ratio_minus_one"),
     pytest.param(surrogates.clip, {"clip_range": 0.2}, id="clip"),
     pytest.param(surrogates.spo, {"clip_range": 0.2}, id="spo"),
 ]
@@ -26,6 +27,7 @@ def test_equations(seed: int, eps: float) -> None:
     )
     torch.testing.assert_close(surrogates.ratio(stats, advantage), r * advantage)
     torch.testing.assert_close(surrogates.clip(stats, advantage, eps), expected, check_dtype=False)
+    torch.testing.assert_close(surrogates.ratio_minus_one(stats, advantage), (r - 1) * advantage)
     penalty = advantage.abs() * (r - 1) ** 2 / (2 * eps)
     torch.testing.assert_close(surrogates.spo(stats, advantage, eps), r * advantage - penalty)
 
@@ -36,8 +38,21 @@ def test_at_theta_old_it_is_the_advantage_with_the_policy_gradient(surrogate, hy
     log_ratio = torch.zeros_like(advantage, requires_grad=True)
     objective = surrogate(stats_of(log_ratio), advantage, **hyperparameters)
     (gradient,) = torch.autograd.grad(objective.sum(), log_ratio)
-    torch.testing.assert_close(objective.detach(), advantage)
+    value = torch.zeros_like(advantage) if surrogate is surrogates.ratio_minus_one else advantage
+    torch.testing.assert_close(objective.detach(), value)
     torch.testing.assert_close(gradient, advantage)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ratio_minus_one_differs_from_the_ratio_by_the_advantage_and_not_in_its_gradient(seed: int) -> None:
+    stats, advantage = random_stats(seed), random_advantage(seed)
+    plain, shifted = surrogates.ratio(stats, advantage), surrogates.ratio_minus_one(stats, advantage)
+    torch.testing.assert_close(plain - shifted, advantage)
+    gradients = []
+    for surrogate in (surrogates.ratio, surrogates.ratio_minus_one):
+        log_ratio = stats.log_ratio.clone().requires_grad_()
+        gradients += torch.autograd.grad(surrogate(stats_of(log_ratio), advantage).sum(), log_ratio)
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("eps", CLIP_RANGES)

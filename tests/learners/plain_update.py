@@ -1,5 +1,6 @@
 """The update once more, written plainly with autograd and torch.optim: what AdamStep must agree with."""
 
+import copy
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ class Counts(NamedTuple):
 
 
 class PlainUpdate:
-    """PPO, ESPO and their SD variants: actor and critic with one optimiser, gradients clipped together."""
+    """The recipes with minibatch steps: one optimiser for actor and critic, gradients clipped together."""
 
     def __init__(self, algo: str, policy: ActorCritic, config: UpdateConfig, seed: int = 0) -> None:
         self.algo, self.policy, self.config = algo, policy, config
@@ -28,12 +29,15 @@ class PlainUpdate:
         self.parameters = [*policy.actor.parameters(), *policy.critic.parameters()]
         groups = [{"params": list(policy.actor.parameters())}, {"params": list(policy.critic.parameters())}]
         self.optimizer = torch.optim.Adam(groups, lr=1.0, eps=1e-5)
+        self.rate_scale = 1.0
+        self.penalty = config.initial_penalty
 
-    def update(self, batch: Batch, learning_rate: float) -> Counts:
+    def update(self, batch: Batch, learning_rate: float, remaining: float = 1.0) -> Counts:
         config = self.config
-        critic_rate = config.critic_learning_rate or config.learning_rate
-        self.optimizer.param_groups[0]["lr"] = learning_rate
-        self.optimizer.param_groups[1]["lr"] = learning_rate * critic_rate / config.learning_rate
+        self.learning_rate = learning_rate
+        threshold = config.deviation_threshold
+        if config.deviation_threshold_schedule == "linear":
+            threshold *= remaining
         policy_steps = critic_steps = 0
         deviations: list[float] = []
         stopped = False
@@ -41,7 +45,7 @@ class PlainUpdate:
             policy_on = epoch < config.epochs and not stopped
             if policy_on and self._may_stop and config.stop_when == "before":
                 deviations.append(self._deviation(mini))
-                stopped = deviations[-1] >= config.deviation_threshold
+                stopped = deviations[-1] >= threshold
                 policy_on = not stopped
             critic_on = policy_on if config.critic_epochs is None else epoch < config.critic_epochs
             self._step(mini, policy_on, critic_on)
@@ -49,7 +53,7 @@ class PlainUpdate:
             critic_steps += critic_on
             if policy_on and self._may_stop and config.stop_when == "after":
                 deviations.append(self._deviation(mini))
-                stopped = deviations[-1] >= config.deviation_threshold
+                stopped = deviations[-1] >= threshold
         return Counts(policy_steps, critic_steps, stopped, deviations)
 
     @property
@@ -81,22 +85,78 @@ class PlainUpdate:
         return float((self._log_ratio(mini).exp() - 1).abs().mean())
 
     def _step(self, mini: Batch, policy_on: bool, critic_on: bool) -> None:
-        config = self.config
+        keep = torch.ones_like(mini.valid)
+        if policy_on and self.algo in ("sd_ppo", "sd_espo"):
+            keep = self._mask_after_trial(mini) if self.config.mask_at == "trial" else self._mask(mini)
+        if policy_on and self.config.learning_rate_schedule == "adaptive_kl":
+            self._adapt_rate(mini)
+        penalty = self.penalty
+        if policy_on and self.algo == "r2vpo":
+            with torch.no_grad():
+                violation = float(self._ratio_variance(mini)) - self.config.constraint_limit
+            self.penalty = max(0.0, penalty + self.config.dual_learning_rate * violation)
         self.optimizer.zero_grad(set_to_none=True)
         if policy_on:
-            a = mini.advantage
-            a = (a - a.mean()) / (a.std(correction=0) + 1e-8)
-            r = self._log_ratio(mini).exp()
-            objective = r * a
-            if self.algo in ("ppo", "sd_ppo"):
-                objective = torch.min(r * a, r.clamp(1 - config.clip_range, 1 + config.clip_range) * a)
-            if self.algo in ("sd_ppo", "sd_espo"):
-                near = (r - 1).abs() < config.dropout_threshold
-                objective = objective[near] if near.any() else objective
-            entropy = self._family(self.policy.actor(mini.observation)).entropy().mean()
-            (-objective.mean() - config.entropy_coefficient * entropy).backward()
+            self._policy_loss(mini, keep, penalty).backward()
         if critic_on:
-            value = self.policy.critic(mini.observation)
-            (config.value_coefficient * (value - mini.value_target).square().mean()).backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
+            error = self.policy.critic(mini.observation) - mini.value_target
+            samples = keep if self.config.mask_value else torch.ones_like(keep)
+            (self.config.value_coefficient * error[samples].square().mean()).backward()
+        self._descend()
+
+    def _policy_loss(self, mini: Batch, keep: Tensor, penalty: float) -> Tensor:
+        config = self.config
+        a = mini.advantage
+        normal = a[keep] if config.mask_value else a
+        a = (a - normal.mean()) / (normal.std(correction=0) + 1e-8)
+        r = self._log_ratio(mini).exp()
+        objective = r * a
+        if self.algo in ("ppo", "sd_ppo", "ppo_adaptive"):
+            objective = torch.min(r * a, r.clamp(1 - config.clip_range, 1 + config.clip_range) * a)
+        if self.algo == "spo":
+            objective = r * a - a.abs() * (r - 1) ** 2 / (2 * config.clip_range)
+        entropy = self._family(self.policy.actor(mini.observation)).entropy().mean()
+        loss = -objective[keep].mean() - config.entropy_coefficient * entropy
+        if self.algo == "r2vpo":
+            loss = loss + penalty * self._ratio_variance(mini)
+        return loss
+
+    def _descend(self) -> None:
+        critic_rate = self.config.critic_learning_rate or self.config.learning_rate
+        rate = self.learning_rate * self.rate_scale
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.param_groups[1]["lr"] = rate * critic_rate / self.config.learning_rate
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
+
+    @torch.no_grad()
+    def _mask(self, mini: Batch) -> Tensor:
+        near = (self._log_ratio(mini).exp() - 1).abs() < self.config.dropout_threshold
+        return near if near.any() else torch.ones_like(near)
+
+    def _mask_after_trial(self, mini: Batch) -> Tensor:
+        """Step the policy on all samples, look, and put everything back."""
+        parameters = [p.detach().clone() for p in self.parameters]
+        optimizer = copy.deepcopy(self.optimizer.state_dict())
+        self.optimizer.zero_grad(set_to_none=True)
+        everything = torch.ones_like(mini.valid)
+        self._policy_loss(mini, everything, self.penalty).backward()
+        self._descend()
+        keep = self._mask(mini)
+        with torch.no_grad():
+            for parameter, before in zip(self.parameters, parameters, strict=True):
+                parameter.copy_(before)
+        self.optimizer.load_state_dict(optimizer)
+        return keep
+
+    @torch.no_grad()
+    def _adapt_rate(self, mini: Batch) -> None:
+        old, new = self._family(mini.behaviour), self._family(self.policy.actor(mini.observation))
+        kl, rate = float(distributions.kl_divergence(old, new).mean()), self.config.learning_rate
+        if kl > 2 * self.config.max_kl:
+            self.rate_scale = max(1e-5, rate * self.rate_scale / 1.5) / rate
+        elif 0 < kl < self.config.max_kl / 2:
+            self.rate_scale = min(1e-2, rate * self.rate_scale * 1.5) / rate
+
+    def _ratio_variance(self, mini: Batch) -> Tensor:
+        return ((self._log_ratio(mini).exp() - 1) ** 2).mean()

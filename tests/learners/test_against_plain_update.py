@@ -9,9 +9,10 @@ from update_examples import (
     BOX,
     DISCRETE,
     make_batch,
-    make_config,
+    make_config_for,
     make_learner,
     make_policy,
+    moved,
     parameters_of,
     relative_difference,
 )
@@ -31,6 +32,13 @@ CASES = [
     ("espo", ESPO | {"critic_epochs": None, "learning_rate": 1e-3, "epochs": 6}),
     ("espo", ESPO | {"stop_when": "before"}),
     ("sd_espo", ESPO | {"dropout_threshold": 0.15}),
+    ("spo", {"learning_rate": 3e-3, "clip_range": 0.05}),
+    ("r2vpo", {"learning_rate": 3e-3, "constraint_limit": 0.005, "dual_learning_rate": 2.0}),
+    ("ppo_adaptive", {"learning_rate": 3e-4, "max_kl": 0.004}),
+    ("sd_espo", ESPO | {"dropout_threshold": 0.1, "mask_at": "trial"}),
+    ("sd_ppo", {"learning_rate": 3e-3, "dropout_threshold": 0.1, "mask_at": "trial", "mask_value": True}),
+    ("sd_espo", ESPO | {"dropout_threshold": 0.1, "mask_value": True, "critic_epochs": 4}),
+    ("espo", ESPO | {"deviation_threshold": 0.15, "deviation_threshold_schedule": "linear"}),
 ]
 
 
@@ -38,17 +46,24 @@ def learn_both_ways(
     algo: str, changes: dict, policy: ActorCritic, updates: int = 4
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Parameters before, after AdamStep, and after the plain update; the batches are the same."""
-    config, before = make_config(**changes), parameters_of(policy)
+    config, before = make_config_for(algo, **changes), parameters_of(policy)
     plain = PlainUpdate(algo, copy.deepcopy(policy), config)
     learner = make_learner(algo, config, policy)
     steps, ends = 0, set()
     for i in range(updates):
-        batch = make_batch(plain.policy, seed=i)
-        learning_rate = config.learning_rate * (1 - 0.2 * i)
-        metrics, counts = learner.update(batch, learning_rate), plain.update(batch, learning_rate)
+        # Where the policies agree, the KL is 0 but for its rounding, and whether it is above 0 chance.
+        actor = moved(plain.policy) if algo == "ppo_adaptive" else plain.policy
+        batch = make_batch(actor, seed=i)
+        remaining = 1 - 0.2 * i
+        learning_rate = config.learning_rate * remaining
+        metrics = learner.update(batch, learning_rate, remaining)
+        counts = plain.update(batch, learning_rate, remaining)
         assert metrics["policy_steps"] == counts.policy_steps
         assert metrics["critic_steps"] == counts.critic_steps
         assert metrics["stopped"] == counts.stopped
+        assert metrics["learning_rate"] == pytest.approx(learning_rate * plain.rate_scale, rel=1e-5)
+        if algo == "r2vpo":
+            assert metrics["penalty"] == pytest.approx(plain.penalty, rel=1e-5)
         steps += max(counts.policy_steps, counts.critic_steps)
         ends.add(counts.stopped)
     assert steps >= 100
@@ -58,7 +73,7 @@ def learn_both_ways(
 
 @pytest.mark.parametrize(
     ("algo", "changes", "action"),
-    [(*case, BOX) for case in CASES] + [(*CASES[i], DISCRETE) for i in (1, 6, 9)],
+    [(*case, BOX) for case in CASES] + [(*CASES[i], DISCRETE) for i in (1, 6, 9, 11, 12)],
 )
 def test_the_same_parameters_in_float64(algo: str, changes: dict, action: ActionSpec) -> None:
     before, ours, plain = learn_both_ways(algo, changes, make_policy(action).double())
@@ -67,7 +82,7 @@ def test_the_same_parameters_in_float64(algo: str, changes: dict, action: Action
     assert (ours - plain).norm() < 1e-5 * (plain - before).norm()
 
 
-@pytest.mark.parametrize("algo", ["ppo", "espo"])
+@pytest.mark.parametrize("algo", ["ppo", "espo", "r2vpo"])
 def test_the_same_parameters_in_float32(algo: str) -> None:
     _, ours, plain = learn_both_ways(algo, ESPO if algo == "espo" else {}, make_policy())
     assert relative_difference(ours, plain) < 1e-5

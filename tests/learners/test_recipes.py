@@ -5,18 +5,34 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlkit_es.core import masks, stops, surrogates
+from rlkit_es.core import constraints, masks, stops, surrogates
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.recipes import MASKS, RECIPES, STOPS, SURROGATES, Recipe, fill_slots, find_recipe
+from rlkit_es.learners.recipes import (
+    CONSTRAINTS,
+    MASKS,
+    RECIPES,
+    STOPS,
+    SURROGATES,
+    Recipe,
+    fill_slots,
+    find_recipe,
+)
 from rlkit_es.types import PolicyStats
 
 TABLE = {
-    "ppo": ("clip", "keep_all", "never"),
-    "espo": ("ratio", "keep_all", "ratio_deviation"),
-    "sd_ppo": ("clip", "ratio_within", "never"),
-    "sd_espo": ("ratio", "ratio_within", "ratio_deviation"),
+    "ppo": ("clip", "keep_all", "never", "none", "adam"),
+    "trpo": ("ratio", "keep_all", "never", "none", "natural"),
+    "espo": ("ratio", "keep_all", "ratio_deviation", "none", "adam"),
+    "sd_ppo": ("clip", "ratio_within", "never", "none", "adam"),
+    "sd_trpo": ("ratio", "kl_below", "never", "none", "natural"),
+    "sd_espo": ("ratio", "ratio_within", "ratio_deviation", "none", "adam"),
+    "spo": ("spo", "keep_all", "never", "none", "adam"),
+    "r2vpo": ("ratio", "keep_all", "never", "ratio_variance", "adam"),
+    "ppo_adaptive": ("clip", "keep_all", "never", "none", "adam"),
 }
+ADAM = [name for name, (*_, step) in TABLE.items() if step == "adam"]
+NATURAL = [name for name, (*_, step) in TABLE.items() if step == "natural"]
 
 
 def example() -> tuple[PolicyStats, Tensor, Tensor]:
@@ -25,10 +41,18 @@ def example() -> tuple[PolicyStats, Tensor, Tensor]:
     return stats, torch.randn(200, generator=g), torch.rand(200, generator=g) < 0.8
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_the_table(name: str) -> None:
-    recipe = find_recipe(name)
-    assert (recipe.surrogate, recipe.mask, recipe.stop) == TABLE[name]
+def test_the_table() -> None:
+    slots = {name: (r.surrogate, r.mask, r.stop, r.constraint, r.step) for name, r in RECIPES.items()}
+    assert slots == TABLE
+
+
+def test_the_defaults_in_which_recipes_differ() -> None:
+    defaults = {name: dict(recipe.defaults) for name, recipe in RECIPES.items() if recipe.defaults}
+    assert defaults == {
+        "trpo": {"max_kl": 0.02, "learning_rate": 1e-3},
+        "sd_trpo": {"max_kl": 0.02, "learning_rate": 1e-3, "mask_at": "trial"},
+        "ppo_adaptive": {"learning_rate_schedule": "adaptive_kl", "max_kl": 0.01},
+    }
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -36,34 +60,85 @@ def test_every_recipe_can_be_filled_and_its_defaults_are_fields(name: str) -> No
     recipe = find_recipe(name)
     slots = fill_slots(recipe, UpdateConfig(**recipe.defaults))
     assert slots.may_stop is (recipe.stop != "never")
+    assert slots.may_drop is (recipe.mask != "keep_all")
+    assert slots.step == recipe.step
+    assert slots.constraint is (None if recipe.constraint == "none" else constraints.ratio_variance)
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_slots_are_those_of_the_table(name: str) -> None:
-    config = UpdateConfig(
-        clip_range=0.1, dropout_threshold=0.3, deviation_threshold=0.2, deviation_statistic="median"
-    )
-    slots = fill_slots(find_recipe(name), config)
+    recipe = find_recipe(name)
+    settings = {
+        **recipe.defaults,
+        "clip_range": 0.1,
+        "dropout_threshold": 0.3,
+        "dropout_rate": 0.6,
+        "max_kl": 0.03,
+        "deviation_threshold": 0.2,
+        "deviation_statistic": "median",
+    }
+    slots = fill_slots(recipe, UpdateConfig(**settings))
     stats, advantage, valid = example()
-    surrogate = surrogates.clip(stats, advantage, 0.1) if "ppo" in name else stats.ratio * advantage
-    mask = masks.ratio_within(stats, advantage, 0.3) if "sd" in name else torch.ones(200, dtype=torch.bool)
+    surrogate = {
+        "clip": surrogates.clip(stats, advantage, 0.1),
+        "spo": surrogates.spo(stats, advantage, 0.1),
+        "ratio": stats.ratio * advantage,
+    }[TABLE[name][0]]
+    mask = {
+        "ratio_within": masks.ratio_within(stats, advantage, 0.3),
+        "kl_below": masks.kl_below(stats, advantage, 0.6, 0.03),
+        "keep_all": torch.ones(200, dtype=torch.bool),
+    }[TABLE[name][1]]
     stop = stops.ratio_deviation(stats, valid, 0.2, "median") if "espo" in name else torch.tensor(False)
     assert torch.equal(slots.surrogate(stats, advantage), surrogate)
     assert torch.equal(slots.mask(stats, advantage), mask)
     assert torch.equal(slots.stop(stats, valid), stop)
 
 
-@pytest.mark.parametrize("recipe", TABLE)
-@pytest.mark.parametrize(("surrogate", "mask", "stop"), [*product(SURROGATES, MASKS, STOPS)])
-def test_the_config_can_replace_every_slot(recipe: str, surrogate: str, mask: str, stop: str) -> None:
-    config = UpdateConfig(surrogate=surrogate, mask=mask, stop=stop)  # type: ignore[arg-type]
-    slots = fill_slots(find_recipe(recipe), config)
-    plain = fill_slots(Recipe(surrogate, mask, stop), UpdateConfig())
+@pytest.mark.parametrize("recipe", ADAM)
+@pytest.mark.parametrize("constraint", ["none", *CONSTRAINTS])
+def test_the_config_can_replace_every_slot(recipe: str, constraint: str) -> None:
     stats, advantage, valid = example()
+    for surrogate, mask, stop in product(SURROGATES, MASKS, STOPS):
+        config = UpdateConfig(surrogate=surrogate, mask=mask, stop=stop, constraint=constraint)  # type: ignore[arg-type]
+        slots = fill_slots(find_recipe(recipe), config)
+        plain = fill_slots(Recipe(surrogate, mask, stop, constraint), UpdateConfig())
+        assert torch.equal(slots.surrogate(stats, advantage), plain.surrogate(stats, advantage))
+        assert torch.equal(slots.mask(stats, advantage), plain.mask(stats, advantage))
+        assert torch.equal(slots.stop(stats, valid), plain.stop(stats, valid))
+        assert slots.constraint is plain.constraint is CONSTRAINTS.get(constraint)
+        assert slots.may_stop is plain.may_stop is (stop != "never")
+        assert slots.may_drop is plain.may_drop is (mask != "keep_all")
+
+
+@pytest.mark.parametrize("recipe", NATURAL)
+@pytest.mark.parametrize(("surrogate", "mask"), [*product(SURROGATES, MASKS)])
+def test_the_config_can_replace_surrogate_and_mask_of_a_natural_step(
+    recipe: str, surrogate: str, mask: str
+) -> None:
+    config = UpdateConfig(surrogate=surrogate, mask=mask, mask_at="trial")  # type: ignore[arg-type]
+    slots, plain = (
+        fill_slots(find_recipe(recipe), config),
+        fill_slots(Recipe(surrogate, mask), UpdateConfig()),
+    )
+    stats, advantage, _ = example()
     assert torch.equal(slots.surrogate(stats, advantage), plain.surrogate(stats, advantage))
     assert torch.equal(slots.mask(stats, advantage), plain.mask(stats, advantage))
-    assert torch.equal(slots.stop(stats, valid), plain.stop(stats, valid))
-    assert slots.may_stop is plain.may_stop is (stop != "never")
+    assert slots.may_drop is (mask != "keep_all")
+    assert slots.step == "natural"
+
+
+def test_what_is_scheduled_takes_the_place_of_the_setting_where_the_slot_has_it() -> None:
+    slots = fill_slots(find_recipe("sd_espo"), UpdateConfig(deviation_threshold=0.2))
+    stats, advantage, valid = example()
+    deviation = float((stats.ratio - 1).abs()[valid].mean())
+    for threshold in (0.5 * deviation, 2 * deviation):
+        scheduled = {"deviation_threshold": torch.tensor(threshold)}
+        stop = slots.stop(stats, valid, scheduled)
+        assert torch.equal(stop, stops.ratio_deviation(stats, valid, threshold))
+        assert torch.equal(slots.surrogate(stats, advantage, scheduled), slots.surrogate(stats, advantage))
+        assert torch.equal(slots.mask(stats, advantage, scheduled), slots.mask(stats, advantage))
+    assert torch.equal(slots.stop(stats, valid, {}), slots.stop(stats, valid))
 
 
 def test_hyperparameters_are_bound_by_name() -> None:
@@ -84,6 +159,12 @@ def test_every_hyperparameter_of_a_slot_is_a_field_and_every_slot_function_is_li
         assert function.__name__ == name
         for hyperparameter in list(inspect.signature(function).parameters)[2:]:
             assert hasattr(UpdateConfig(), hyperparameter)
+
+
+def test_every_constraint_is_listed_and_takes_the_stats_alone() -> None:
+    for name, function in CONSTRAINTS.items():
+        assert function.__name__ == name
+        assert list(inspect.signature(function).parameters) == ["stats"]
 
 
 @pytest.mark.parametrize("wrong", ["pp0", "PPO", "esp", "sd-ppo", "SD_ESPO"])

@@ -1,12 +1,15 @@
 """Policies, batches and learners for the tests of the update."""
 
+import copy
 from typing import Any
 
 import torch
 
 from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.recipes import fill_slots, find_recipe
+from rlkit_es.learners.learner import make_learner as make_any_learner
+from rlkit_es.learners.natural_step import NaturalStep
+from rlkit_es.learners.recipes import RECIPES, fill_slots, find_recipe
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import ActionSpec, Batch
 
@@ -14,10 +17,19 @@ OBSERVATION_SIZE = 6
 BOX = ActionSpec(size=3, low=(-1.0,) * 3, high=(1.0,) * 3, shape=(3,))
 DISCRETE = ActionSpec(size=4, discrete=True)
 BATCH_SIZE = 200
+ADAM = [name for name, recipe in RECIPES.items() if recipe.step == "adam"]
+NATURAL = [name for name, recipe in RECIPES.items() if recipe.step == "natural"]
 
 
 def make_config(**changes: Any) -> UpdateConfig:
     return UpdateConfig(**({"minibatch_size": 16, "epochs": 3, "critic_epochs": 3} | changes))
+
+
+def make_config_for(algo: str, **changes: Any) -> UpdateConfig:
+    """With the recipe's own defaults, and few epochs where the policy has any."""
+    few: dict[str, Any] = {"minibatch_size": 16, "critic_epochs": 3}
+    few |= {"epochs": 3} if algo in ADAM else {}
+    return UpdateConfig(**(few | dict(find_recipe(algo).defaults) | changes))
 
 
 def make_policy(action: ActionSpec = BOX, seed: int = 0, hidden: tuple[int, ...] = (16, 12)) -> ActorCritic:
@@ -38,6 +50,16 @@ def make_policy(action: ActionSpec = BOX, seed: int = 0, hidden: tuple[int, ...]
         for parameter in policy.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return policy
+
+
+@torch.no_grad()
+def moved(policy: ActorCritic, distance: float = 0.02, seed: int = 0) -> ActorCritic:
+    """A copy of the policy with each parameter a little elsewhere."""
+    generator = torch.Generator().manual_seed(500 + seed)
+    other = copy.deepcopy(policy)
+    for parameter in other.parameters():
+        parameter.add_(distance * torch.randn(parameter.shape, generator=generator).to(parameter))
+    return other
 
 
 @torch.no_grad()
@@ -70,13 +92,36 @@ def make_learner(
 
 
 def updated(
-    algo: str, config: UpdateConfig, batch: Batch | None = None, action: ActionSpec = BOX, **kwargs: Any
+    algo: str,
+    config: UpdateConfig,
+    batch: Batch | None = None,
+    action: ActionSpec = BOX,
+    remaining: float = 1.0,
+    **kwargs: Any,
 ) -> tuple[AdamStep, dict[str, float]]:
     """A fresh learner after one update, and the update's metrics."""
     policy = make_policy(action)
     batch = make_batch(policy) if batch is None else batch
     learner = make_learner(algo, config, policy, **kwargs)
-    return learner, learner.update(batch, config.learning_rate)
+    return learner, learner.update(batch, config.learning_rate, remaining)
+
+
+def make_natural_learner(
+    algo: str, config: UpdateConfig, policy: ActorCritic | None = None, seed: int = 0
+) -> NaturalStep:
+    """`make_learner` for a natural step."""
+    policy = make_policy() if policy is None else policy
+    generator = torch.Generator().manual_seed(seed)
+    return NaturalStep(policy, fill_slots(find_recipe(algo), config), config, generator)
+
+
+def parameters_after(algo: str, config: UpdateConfig, remaining: float = 1.0) -> torch.Tensor:
+    """(P,) of policy and critic after one update by whatever learner the recipe has."""
+    policy = make_policy()
+    batch = make_batch(policy)
+    learner = make_any_learner(algo, policy, config, torch.Generator().manual_seed(0))
+    learner.update(batch, config.learning_rate, remaining)
+    return parameters_of(policy)
 
 
 def actor_size(policy: ActorCritic) -> int:

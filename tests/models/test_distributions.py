@@ -106,6 +106,55 @@ def test_float32_log_ratio_keeps_digits_that_a_difference_of_log_probs_loses() -
     assert error < (family.log_prob(new, action) - family.log_prob(old, action) - exact).abs().mean()
 
 
+def curvature_of_the_kl(family, parameters: torch.Tensor) -> torch.Tensor:
+    """Hessian of KL(old || new) by one sample's new parameters (D,), where they are the old ones."""
+    return torch.func.hessian(lambda new: family.kl(parameters, new))(parameters)
+
+
+@pytest.mark.parametrize("size", [1, 3, 17])
+def test_gaussian_fisher_is_the_curvature_of_the_kl_and_nothing_is_off_its_diagonal(size: int) -> None:
+    family, (parameters, _, _) = DiagonalGaussian(size), gaussian_example(11, size, rows=5)
+    fisher = family.fisher(parameters)
+    assert fisher.shape == parameters.shape
+    for row, diagonal in zip(parameters, fisher, strict=True):
+        torch.testing.assert_close(curvature_of_the_kl(family, row), torch.diag(diagonal))
+
+
+def test_gaussian_fisher_is_the_second_moment_of_the_score() -> None:
+    family, parameters = DiagonalGaussian(2), gaussian_example(12, 2, rows=1)[0].expand(100_000, 4)
+    action = family.sample(parameters, family.noise((100_000,), generator(0)).double())
+    leaf = parameters.clone().requires_grad_()
+    (score,) = torch.autograd.grad(family.log_prob(leaf, action).sum(), leaf)
+    moment = score.T @ score / len(score)
+    fisher = torch.diag(family.fisher(parameters)[0])
+    scale = fisher.diagonal().sqrt()
+    assert ((moment - fisher) / (scale[:, None] * scale)).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_categorical_fisher_gives_that_of_the_logits_through_log_softmax(n: int) -> None:
+    family = Categorical(n)
+    for logits in 2 * torch.randn(5, n, generator=generator(13), dtype=torch.float64):
+        p = logits.softmax(-1)
+        jacobian = torch.func.jacrev(lambda x: x.log_softmax(-1))(logits)
+        fisher = jacobian.T @ torch.diag(family.fisher(logits.log_softmax(-1))) @ jacobian
+        torch.testing.assert_close(fisher, torch.diag(p) - torch.outer(p, p))
+        old = logits.log_softmax(-1)
+        curvature = torch.func.hessian(lambda x, old=old: family.kl(old, x.log_softmax(-1)))(logits)
+        torch.testing.assert_close(fisher, curvature)
+
+
+@pytest.mark.parametrize(("family", "example", "torch_family", "size"), CASES)
+def test_fisher_is_positive_and_keeps_shape_and_type(family, example, torch_family, size) -> None:
+    for dtype in (torch.float32, torch.float64):
+        parameters, _, _ = example(14, size, dtype=dtype)
+        fisher = family(size).fisher(parameters)
+        assert (fisher > 0).all()
+        assert fisher.dtype == dtype
+        cut = family(size).fisher(parameters.unflatten(0, (10, 5)))
+        torch.testing.assert_close(cut.flatten(0, 1), fisher)
+
+
 def test_gaussian_samples_have_the_moments() -> None:
     family = DiagonalGaussian(3)
     parameters = torch.tensor([1.0, -2.0, 0.0, -0.5, 0.3, 0.0]).expand(40_000, 6)

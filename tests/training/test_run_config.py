@@ -15,6 +15,7 @@ from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.training.config import Config
 from rlkit_es.training.experiment import run
 from rlkit_es.training.run_directory import describe_run
+from rlkit_es.training.run_records import RunRecord
 from rlkit_es.training.trainer import Trainer
 
 SPEED = ("wall_seconds", "steps_per_second")
@@ -172,11 +173,18 @@ def test_every_field_of_the_run_is_covered_here() -> None:
     assert set(ALTERNATIVES) | set(CIRCUMSTANCES) == OWN_FIELDS
 
 
+def test_what_makes_another_experiment_is_what_changes_what_is_learned() -> None:
+    settings = {f.name: getattr(base(), f.name) for f in dataclasses.fields(Config)}
+    experiment = RunRecord(Path("run"), settings, {}).experiment
+    assert set(settings) - set(experiment) == {"seed", *CIRCUMSTANCES}
+
+
 NAN, INF = math.nan, math.inf
 NOT_COUNTS = (0, -1, 1.5, True, "10", None)
 NOT_POSITIVE = (0, -1.0, NAN, "1", None, True)
 NOT_FRACTIONS = (-0.1, 1.1, 2, NAN, INF, "0.9", None)
 NOT_RATES = (0, -1e-3, 1.5, NAN, INF, "3e-4")
+NOT_WEIGHTS = (-1e-3, -1, 1e7, NAN, INF, "0.1", None, True)
 
 BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "algo": ("pp", "", "PPO2"),
@@ -208,22 +216,34 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "critic_epochs": (0, -1, 1.5, True, "10"),
     "learning_rate": (*NOT_RATES, None),
     "critic_learning_rate": NOT_RATES,
-    "learning_rate_schedule": ("cosine", None),
+    "learning_rate_schedule": ("cosine", "adaptive", None),
     "adam_epsilon": (*NOT_RATES, None),
     "max_grad_norm": NOT_POSITIVE,
-    "value_coefficient": (-1, NAN, INF, None),
-    "entropy_coefficient": (-1, NAN, INF, None),
+    "value_coefficient": NOT_WEIGHTS,
+    "entropy_coefficient": NOT_WEIGHTS,
     "advantage_normalization": ("both", None),
-    "surrogate": ("clipped",),
-    "mask": ("keep",),
-    "stop": ("kl",),
+    "surrogate": ("clipped", "ratio_minus", 3),
+    "mask": ("keep", True),
+    "stop": ("kl", ""),
+    "constraint": ("variance", "", 0.1),
     "clip_range": (0, -0.2, 1, NAN, None),
     "dropout_threshold": NOT_POSITIVE,
     "dropout_rate": NOT_POSITIVE,
+    "mask_at": ("later", "", None),
+    "mask_value": ("no", 1, None),
     "deviation_threshold": NOT_POSITIVE,
+    "deviation_threshold_schedule": ("cosine", "adaptive_kl", None),
     "deviation_statistic": ("mode", None),
     "stop_when": ("during", None),
     "max_kl": NOT_POSITIVE,
+    "constraint_limit": NOT_POSITIVE,
+    "dual_learning_rate": NOT_WEIGHTS,
+    "initial_penalty": NOT_WEIGHTS,
+    "cg_iterations": NOT_COUNTS,
+    "cg_damping": NOT_WEIGHTS,
+    "line_search_steps": NOT_COUNTS,
+    "line_search_shrink": (0, -0.5, 1, 1.5, NAN, INF, "0.8", None, True),
+    "fisher_fraction": (0, -0.1, 1.1, NAN, INF, "0.2", None, True),
 }
 
 
@@ -239,10 +259,57 @@ def test_a_bad_value_is_refused_in_one_line_that_names_the_field(name: str, valu
     assert repr(value) in message
 
 
+def test_every_field_has_a_bad_value_here() -> None:
+    assert set(BAD_VALUES) == {f.name for f in dataclasses.fields(Config)}
+
+
+# What only one kind of step reads, with a value that is not the default.
+ONLY_ADAM = {
+    "epochs": 5,
+    "stop_when": "before",
+    "entropy_coefficient": 0.01,
+    "deviation_threshold_schedule": "linear",
+}
+ONLY_NATURAL = {
+    "cg_iterations": 5,
+    "cg_damping": 0.2,
+    "line_search_steps": 3,
+    "line_search_shrink": 0.5,
+    "fisher_fraction": 0.5,
+}
+ONLY_CONSTRAINED = {"constraint_limit": 0.1, "dual_learning_rate": 0.2, "initial_penalty": 0.0}
+
+
+@pytest.mark.parametrize("algo", RECIPES)
+def test_what_cannot_have_an_effect_is_refused_and_the_rest_is_taken(algo: str) -> None:
+    natural, constrained = RECIPES[algo].step == "natural", RECIPES[algo].constraint != "none"
+    for settings, used in (
+        (ONLY_ADAM, not natural),
+        (ONLY_NATURAL, natural),
+        (ONLY_CONSTRAINED, constrained),
+    ):
+        for name, value in settings.items():
+            if used:
+                assert getattr(Config.for_algorithm(algo, **{name: value}), name) == value
+            else:
+                with pytest.raises(UserError, match=rf"^{name} has no effect ") as refused:
+                    Config.for_algorithm(algo, **{name: value})
+                assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("algo", RECIPES)
+def test_the_recipe_is_changed_by_naming_another_slot(algo: str) -> None:
+    config = Config.for_algorithm(algo, surrogate="ratio_minus_one", mask="keep_all", stop="never")
+    assert (config.surrogate, config.mask, config.stop) == ("ratio_minus_one", "keep_all", "never")
+    if RECIPES[algo].step == "adam":
+        assert Config.for_algorithm(algo, constraint="kl", constraint_limit=0.01).constraint == "kl"
+
+
 @pytest.mark.parametrize("algo", RECIPES)
 def test_the_defaults_of_every_algorithm_are_valid(algo: str) -> None:
     config = Config.for_algorithm(algo)
     assert config.algo == algo
+    assert {name: getattr(config, name) for name in RECIPES[algo].defaults} == RECIPES[algo].defaults
     assert config.batch_size == config.num_envs * config.rollout_steps >= config.minibatch_size
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.gamma = 0.5
@@ -270,6 +337,8 @@ def test_an_unknown_algorithm_names_the_closest() -> None:
 def test_overrides_win_over_the_recipe() -> None:
     config = Config.for_algorithm("espo", deviation_threshold=0.1, num_envs=8)
     assert (config.deviation_threshold, config.num_envs) == (0.1, 8)
+    config = Config.for_algorithm("trpo", max_kl=0.005)
+    assert (config.max_kl, config.learning_rate) == (0.005, 1e-3)
 
 
 def test_lists_and_strings_are_taken_for_tuples_and_paths() -> None:

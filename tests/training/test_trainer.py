@@ -8,17 +8,19 @@ import torch
 import toy_envs  # noqa: F401  # registers its ids
 
 from rlkit_es.errors import NonFiniteError, UserError
+from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import evaluate_policy
 from rlkit_es.training.trainer import Trainer
+from rlkit_es.types import Batch
 
-ALGORITHMS = ("ppo", "espo", "sd_ppo", "sd_espo")
 SPEED = ("wall_seconds", "steps_per_second")
 
 
 def small(algo: str = "ppo", **settings: object) -> Config:
     defaults = {"env": "ToyWalk-v0", "num_envs": 4, "rollout_steps": 16, "minibatch_size": 16}
-    return Config.for_algorithm(algo, **{**defaults, "epochs": 2, "compile": "off", **settings})
+    passes = {"critic_epochs": 2} if RECIPES[algo].step == "natural" else {"epochs": 2}
+    return Config.for_algorithm(algo, **{**defaults, **passes, "compile": "off", **settings})
 
 
 class History:
@@ -50,6 +52,7 @@ def same(a: float, b: float) -> bool:
         ("sd_espo", "CartPole-v1", "envpool"),
         ("espo", "Pendulum-v1", "gymnasium"),
         ("sd_ppo", "CartPole-v1", "gymnasium"),
+        ("sd_trpo", "CartPole-v1", "envpool"),
     ],
 )
 def test_one_seed_fixes_everything(algo: str, env: str, backend: str) -> None:
@@ -69,7 +72,7 @@ def test_one_seed_fixes_everything(algo: str, env: str, backend: str) -> None:
     )
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", RECIPES)
 @pytest.mark.parametrize("env", ["ToyWalk-v0", "CartPole-v1", "Pendulum-v1"])
 def test_metrics_are_finite_and_steps_add_up(algo: str, env: str) -> None:
     trainer, history = Trainer(small(algo, env=env)), History()
@@ -81,9 +84,14 @@ def test_metrics_are_finite_and_steps_add_up(algo: str, env: str) -> None:
     for metrics in history.metrics:
         unknown_yet = {"episode_return_mean", "episode_length_mean"} if env == "Pendulum-v1" else set()
         assert {k for k, v in metrics.items() if not math.isfinite(v)} <= unknown_yet
-        assert 0 <= metrics["kept_fraction"] <= 1
-        assert metrics["policy_steps"] >= 1
-        assert metrics["stopped"] in (0, 1)
+        assert 0 < metrics["kept_fraction"] <= 1
+        if RECIPES[algo].step == "natural":
+            assert metrics["policy_steps"] + metrics["line_search_failed"] == 1
+            assert 1 <= metrics["line_search_trials"] <= trainer.config.line_search_steps
+        else:
+            assert metrics["policy_steps"] >= 1
+            assert metrics["stopped"] in (0, 1)
+        assert metrics["critic_steps"] >= 1
 
 
 def test_training_again_goes_on_with_the_schedule_run_anew() -> None:
@@ -104,6 +112,72 @@ def test_a_constant_learning_rate() -> None:
     trainer, history = Trainer(small(learning_rate_schedule="constant")), History()
     trainer.train(200, [history])
     assert {m["learning_rate"] for m in history.metrics} == {3e-4}
+
+
+def test_an_adaptive_learning_rate_moves_within_its_bounds() -> None:
+    trainer, history = Trainer(small("ppo_adaptive", env="CartPole-v1")), History()
+    trainer.train(400, [history])
+    rates = [m["learning_rate"] for m in history.metrics]
+    assert len(set(rates)) > 1
+    assert all(0.99e-5 <= rate <= 1.01e-2 for rate in rates)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+@pytest.mark.parametrize("algo", ["espo", "trpo"])
+def test_the_learner_is_told_how_much_of_training_is_left(
+    algo: str, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, history = Trainer(small(algo, learning_rate_schedule=schedule)), History()
+    update, told = trainer.learner.update, []
+
+    def listening(batch: Batch, learning_rate: float, remaining: float) -> dict[str, float]:
+        told.append((learning_rate, remaining))
+        return update(batch, learning_rate, remaining)
+
+    monkeypatch.setattr(trainer.learner, "update", listening)
+    trainer.train(200, [history])
+    first = len(told)
+    trainer.train(100, [history])
+    begins = [0.0, *(m["env_steps"] for m in history.metrics[:-1])]
+    second = begins[first]
+    expected = [1 - steps / 200 for steps in begins[:first]]
+    expected += [1 - (steps - second) / 100 for steps in begins[first:]]
+    assert [remaining for _, remaining in told] == pytest.approx(expected)
+    assert told[0][1] == told[first][1] == 1
+    full_rate = trainer.config.learning_rate
+    for learning_rate, remaining in told:
+        assert 0 < remaining <= 1
+        assert learning_rate == pytest.approx(full_rate * (remaining if schedule == "linear" else 1))
+
+
+def test_a_shrinking_threshold_stops_sooner_from_the_second_iteration_on() -> None:
+    settings = {"env": "CartPole-v1", "learning_rate": 3e-3, "learning_rate_schedule": "constant"}
+    constant, shrinking = (
+        trained(
+            small(
+                "espo", **settings, epochs=20, deviation_threshold=0.2, deviation_threshold_schedule=schedule
+            ),
+            600,
+        )[0]
+        for schedule in ("constant", "linear")
+    )
+    assert shrinking[0] == pytest.approx(constant[0], rel=0, abs=0, nan_ok=True)
+    half = len(shrinking) // 2
+    assert sum(m["policy_steps"] for m in shrinking[half:]) < sum(m["policy_steps"] for m in constant[half:])
+
+
+def test_one_threshold_parts_the_samples_in_the_mask_and_in_the_diagnostics() -> None:
+    settings = {"env": "CartPole-v1", "learning_rate": 3e-3, "learning_rate_schedule": "constant"}
+    for threshold in (0.01, 0.5, math.inf):
+        rows, _ = trained(small("sd_ppo", **settings, dropout_threshold=threshold), 200)
+        for row in rows:
+            outside = max(row["ratio_max"] - 1, 1 - row["ratio_min"]) >= threshold
+            within, everything = row["surrogate_variance_within"], row["surrogate_variance"]
+            assert outside or within == everything
+            assert within <= row["surrogate_variance_bound"] * (1 + 1e-5)
+            assert row["kept_fraction"] < 1 or threshold > 0.01
+    assert row["kept_fraction"] == 1
+    assert math.isinf(row["surrogate_variance_bound"])
 
 
 @pytest.mark.parametrize("env", ["ToyWalk-v0", "CartPole-v1", "ToyBadge-v0"])
@@ -149,7 +223,7 @@ def test_evaluation_leaves_the_policy_and_training_as_they_are(deterministic: bo
         assert torch.equal(x, trainer.policy.state_dict()[name])
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", RECIPES)
 @pytest.mark.parametrize("rollout_steps", [1, 2])
 def test_rollouts_with_little_or_nothing_to_learn_from(algo: str, rollout_steps: int) -> None:
     # Episodes of one step under next-step autoreset: every second row of every environment is a reset.

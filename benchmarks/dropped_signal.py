@@ -1,0 +1,117 @@
+"""What sample dropout takes from a natural step, beside dropping as many samples at random.
+
+    python benchmarks/dropped_signal.py
+
+TRPO trains; at each of its updates, the step that SD-TRPO would have made on the same batch is
+computed too, but not taken. Everything is a median over the updates, then a range over the seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from command_line import Parser, count
+from machine import REPOSITORY, describe_machine, git_revision
+from torch import Tensor
+
+from rlkit_es.core.masks import kl_below, ratio_within
+from rlkit_es.learners.natural_step import NaturalStep
+from rlkit_es.training.config import Config
+from rlkit_es.training.trainer import Trainer
+from rlkit_es.types import Batch, PolicyStats
+
+RESULTS = REPOSITORY / "benchmarks" / "results" / "dropped_signal.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and save; returns the exit code."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--envs", nargs="+", default=["Hopper-v4", "Walker2d-v4", "HalfCheetah-v4"])
+    parser.add_argument("--seeds", type=count, default=3)
+    parser.add_argument("--updates", type=count, default=100)
+    options = parser.parse_args(arguments)
+    results: dict[str, Any] = {}
+    for env in options.envs:
+        seeds = [measure(env, seed, options.updates) for seed in range(options.seeds)]
+        results[env] = {
+            mask: {
+                name: [round(pick(seed[mask][name] for seed in seeds), 3) for pick in (min, max)]
+                for name in seeds[0][mask]
+            }
+            for mask in seeds[0]
+        }
+        print(env, *(f"  {mask}: {values}" for mask, values in results[env].items()), sep="\n")
+    content = {
+        "machine": describe_machine(),
+        "git revision": git_revision(),
+        "seeds": options.seeds,
+        "updates": options.updates,
+        "lowest and highest seed of the median over updates": results,
+    }
+    RESULTS.write_text(json.dumps(content, indent=2) + "\n")
+    return 0
+
+
+def measure(env: str, seed: int, updates: int) -> dict[str, dict[str, float]]:
+    """For each mask the median over the updates of one TRPO run."""
+    config = Config.for_algorithm("trpo", env=env, seed=seed)
+    trainer = Trainer(config)
+    trainer.learner.compile()
+    learner = trainer.learner
+    assert isinstance(learner, NaturalStep)
+    generator = torch.Generator().manual_seed(seed)
+    samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    step_policy = learner._step_policy
+
+    def observed(batch: Batch) -> Any:
+        for mask, values in compare(learner, batch, config.max_kl, generator).items():
+            for name, value in values.items():
+                samples[mask][name].append(value)
+        return step_policy(batch)
+
+    learner._step_policy = observed  # type: ignore[method-assign]
+    trainer.train(updates * config.batch_size)
+    trainer.close()
+    return {
+        mask: {name: statistics.median(series) for name, series in values.items()}
+        for mask, values in samples.items()
+    }
+
+
+def compare(
+    learner: NaturalStep, batch: Batch, max_kl: float, generator: torch.Generator
+) -> dict[str, dict[str, float]]:
+    """Of each mask at TRPO's full step on ``batch``: what is kept of samples, direction and gain."""
+    start, everything = learner._begin(batch), batch.valid
+    advantage = learner._advantage(batch, everything)
+    gradient = learner._gradient(start, advantage, everything)
+    full = learner._full_step(start, gradient)
+    trial = learner._loss.stats(learner.parameters + full, batch)
+    results = {}
+    for name, keep in _masks(trial, advantage, max_kl).items():
+        shuffled = keep[torch.randperm(len(keep), generator=generator)]
+        for label, kept in ((name, keep), (f"{name}, as many at random", shuffled)):
+            step = learner._full_step(start, learner._gradient(start, advantage, kept))
+            metric_step = start.fisher_product(step)
+            lengths = (full.dot(start.fisher_product(full)) * step.dot(metric_step)).sqrt()
+            results[label] = {
+                "kept fraction of samples": float(kept.float().mean()),
+                "cosine with the full step": float(full.dot(metric_step) / lengths),
+                "share of the full step's gain": float(gradient.dot(step) / gradient.dot(full)),
+            }
+    return results
+
+
+def _masks(trial: PolicyStats, advantage: Tensor, max_kl: float) -> dict[str, Tensor]:
+    by_kl = {f"kl_below, rate {rate}": kl_below(trial, advantage, rate, max_kl) for rate in (1.0, 2.0, 4.0)}
+    return {**by_kl, "ratio_within 0.5": ratio_within(trial, advantage, 0.5)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

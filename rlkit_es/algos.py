@@ -1,0 +1,43 @@
+"""``rlkit-es algos``: the recipes and what each is made of."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from rlkit_es import algorithms
+from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.run import EXIT_USER_ERROR
+from rlkit_es.training.presets import PRESETS
+
+_HEADINGS = ("--algo", "class", "step", "surrogate", "mask", "stop", "constraint", "defaults of its own")
+_USAGE = "usage: rlkit-es algos\n\nList the recipes with their slots, and the presets."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments:
+        asked = arguments[0] in ("-h", "--help")
+        print(
+            _USAGE if asked else "error: rlkit-es algos takes no arguments",
+            file=None if asked else sys.stderr,
+        )
+        return 0 if asked else EXIT_USER_ERROR
+    table = Table(box=None, pad_edge=False)
+    for heading in _HEADINGS:
+        table.add_column(heading, no_wrap=True)
+    classes = {found.recipe: found.__name__ for found in algorithms.Algorithm.__subclasses__()}
+    for name, recipe in RECIPES.items():
+        defaults = ", ".join(f"{setting} {value}" for setting, value in recipe.defaults.items())
+        slots = (recipe.surrogate, recipe.mask, recipe.stop, recipe.constraint)
+        table.add_row(name, classes[name], recipe.step, *slots, defaults)
+    console = Console(width=200)  # a narrow terminal breaks lines; nothing is cut off
+    console.print(table)
+    console.print("\n--surrogate, --mask, --stop and --constraint fill a slot otherwise.")
+    for preset, by_algorithm in PRESETS.items():
+        console.print(f"--preset {preset}: {', '.join(by_algorithm)}")
+    return 0

@@ -1,0 +1,67 @@
+"""The critic on its own, for learners that move the policy by other means."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from rlkit_es.core.minibatches import shuffled_minibatches
+from rlkit_es.errors import NonFiniteError
+from rlkit_es.learners.adam import init_state
+from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
+from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
+from rlkit_es.types import Batch
+
+
+class CriticFit:
+    """Minibatch Adam on the value loss for ``config.critic_epochs`` epochs.
+
+    Args:
+        step: of a policy whose critic's parameters move to one flat vector, owned from then on.
+        config: the hyperparameters.
+        generator: a CPU generator for the order of the samples.
+    """
+
+    def __init__(self, step: MinibatchStep, config: UpdateConfig, generator: torch.Generator) -> None:
+        self.config = config
+        self.generator = generator
+        self.state = init_state(step.critic.gather())
+        step.critic.adopt(self.state.parameters)
+        self._step = step
+        self._loop: Loop = PythonLoop(step.critic_only, watch=False)
+
+    def compile(self) -> None:
+        """Compile the loop over minibatches; it happens when it is first called."""
+        if not isinstance(self._loop, CompiledLoop):
+            self._loop = CompiledLoop(self._step.critic_only)
+
+    def fit(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
+        """One update's epochs.
+
+        Args:
+            batch: B samples; those that are not valid are left out.
+            learning_rate: Adam's.
+
+        Returns:
+            the value loss, a mean over the minibatch steps, and the number of these.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite.
+        """
+        parameters = self.state.parameters
+        ones, going = parameters.new_ones(()), torch.ones_like(batch.valid[0])
+        report = parameters.new_zeros(len(REPORT))
+        inputs = StepInputs(parameters.new_full((2,), learning_rate), going, {}, batch)
+        for _ in range(self.config.critic_epochs or 0):
+            index, real, count = shuffled_minibatches(batch.valid, self.config.minibatch_size, self.generator)
+            state = StepState(going, self.state, Adaptive(ones, ones), report)
+            _, state = self._loop(state, inputs, index, real, 0, count)
+            for new, old in zip(state.optimizer, self.state, strict=True):
+                old.copy_(new)
+            report = state.report
+        sums = dict(zip(REPORT, report.tolist(), strict=True))
+        if not math.isfinite(sums["value_loss"]):
+            raise NonFiniteError("value_loss is not finite")
+        return sums["value_loss"] / max(sums["critic_steps"], 1.0), sums["critic_steps"]

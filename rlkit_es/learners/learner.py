@@ -1,0 +1,52 @@
+"""What carries out a recipe's updates, whatever its kind of step."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from rlkit_es.learners.adam_step import AdamStep
+from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.natural_step import NaturalStep
+from rlkit_es.learners.recipes import fill_slots, find_recipe
+from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.types import Batch
+
+
+class Learner(Protocol):
+    """Changes a policy and its critic, batch by batch."""
+
+    def update(self, batch: Batch, learning_rate: float, remaining: float = 1.0) -> dict[str, float]:
+        """Optimise on one batch; returns metrics by name."""
+        ...
+
+    def compile(self) -> None:
+        """Compile what is worth it; it happens at the first update."""
+        ...
+
+
+def make_learner(
+    algo: str,
+    policy: ActorCritic,
+    config: UpdateConfig,
+    generator: torch.Generator,
+    *,
+    watch_stop: bool = True,
+) -> Learner:
+    """The learner of the recipe of that name.
+
+    Args:
+        algo: of `recipes.RECIPES`.
+        policy: its parameters move to flat vectors that the learner owns.
+        config: the hyperparameters.
+        generator: a CPU generator for the order of the samples.
+        watch_stop: as of `AdamStep`.
+
+    Raises:
+        UserError: there is no such recipe, or a setting cannot apply to it.
+    """
+    slots = fill_slots(find_recipe(algo), config)
+    if slots.step == "natural":
+        return NaturalStep(policy, slots, config, generator)
+    return AdamStep(policy, slots, config, generator, watch_stop=watch_stop)
