@@ -91,7 +91,7 @@ def test_an_error_is_one_line_and_no_traceback() -> None:
         ("--algo trpo --learning-rate-schedule adaptive_kl", "adaptive_kl cannot apply to a natural step"),
         ("--algo trpo --epochs 5", "epochs has no effect on a natural step"),
         ("--algo ppo --cg-iterations 5", "cg_iterations has no effect on an Adam step"),
-        ("--algo espo --constraint-limit 0.1", "constraint_limit has no effect without a constraint"),
+        ("--algo espo --constraint-limit 0.2", "constraint_limit has no effect without a constraint"),
         ("--algo espo --preset nonsense", "unknown preset 'nonsense'; there is reference-espo"),
         ("--algo espo --preset reference-esop", "did you mean reference-espo"),
         ("--algo espo --preset=", "unknown preset ''"),

@@ -54,8 +54,7 @@ def _check_slots(step: str, config: UpdateConfig, mask: str, stop: str, constrai
         raise UserError(f"{name} has no effect with the mask keep_all: choose another --mask")
     if stop != "ratio_deviation" and config.deviation_threshold_schedule != "constant":
         raise UserError(
-            f"deviation_threshold_schedule {config.deviation_threshold_schedule} has no effect with the "
-            f"stop {stop}: choose --stop ratio_deviation"
+            f"deviation_threshold_schedule has no effect with the stop {stop}: choose --stop ratio_deviation"
         )
 
 

@@ -19,8 +19,8 @@ from rlkit_es.training.config import Config
 Column = NDArray[np.float64]
 
 # Settings that do not make two runs different experiments.
-_CIRCUMSTANCES = (
-    *("seed", "run_dir", "device", "torch_threads", "env_threads", "env_groups", "compile", "eval_episodes"),
+_CIRCUMSTANCES = frozenset(
+    {"seed", "run_dir", "device", "torch_threads", "env_threads", "env_groups", "compile", "eval_episodes"}
 )
 # What a run of an earlier version did in the settings that it did not know yet.
 _DEFAULTS = {

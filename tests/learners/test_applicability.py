@@ -13,11 +13,12 @@ from rlkit_es.learners.learner import make_learner
 from rlkit_es.learners.recipes import CONSTRAINTS, MASKS, STOPS, fill_slots, find_recipe
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(UpdateConfig)}
+SCHEDULE = "deviation_threshold_schedule"
 ONLY_ADAM: dict[str, Any] = {
     "epochs": 3,
     "stop_when": "before",
     "entropy_coefficient": 0.01,
-    "deviation_threshold_schedule": "linear",
+    SCHEDULE: "linear",
 }
 ONLY_NATURAL: dict[str, Any] = {
     "cg_iterations": 3,
@@ -27,7 +28,7 @@ ONLY_NATURAL: dict[str, Any] = {
     "fisher_fraction": 0.5,
 }
 ONLY_CONSTRAINED: dict[str, Any] = {
-    "constraint_limit": 0.1,
+    "constraint_limit": 0.2,
     "dual_learning_rate": 0.0,
     "initial_penalty": 0.0,
 }
@@ -61,6 +62,9 @@ REFUSED = [
         for algo in ("ppo", "sd_espo", "spo", "ppo_adaptive", "trpo")
         for name, value in ONLY_CONSTRAINED.items()
     ),
+    *((algo, {"mask_at": "trial"}, "mask_at trial", "--mask") for algo in ("ppo", "espo", "spo")),
+    *((algo, {"mask_value": True}, "mask_value", "--mask") for algo in ("ppo", "espo", "trpo")),
+    *((algo, {SCHEDULE: "linear"}, SCHEDULE, "ratio_deviation") for algo in ("ppo", "sd_ppo", "r2vpo")),
     *(
         ("r2vpo", {"constraint": "none", name: value}, name, "constraint")
         for name, value in ONLY_CONSTRAINED.items()
@@ -104,15 +108,19 @@ def test_every_default_applies_also_where_it_is_written_out(algo: str) -> None:
 
 
 ACCEPTED = [
-    *((algo, {name: value}) for algo in ADAM for name, value in ONLY_ADAM.items()),
+    *((algo, {name: value}) for algo in ("espo", "sd_espo") for name, value in ONLY_ADAM.items()),
+    *((algo, {name: value}) for algo in ADAM for name, value in ONLY_ADAM.items() if name != SCHEDULE),
     *((algo, {name: value}) for algo in NATURAL for name, value in ONLY_NATURAL.items()),
     *(("r2vpo", {name: value}) for name, value in ONLY_CONSTRAINED.items()),
     *(("ppo", {"constraint": "kl", name: value}) for name, value in ONLY_CONSTRAINED.items()),
-    *((algo, {"stop": stop, "mask_at": "trial"}) for algo in ADAM for stop in STOPS),
-    *((algo, {"mask": mask, "mask_at": "trial"}) for algo in (*ADAM, *NATURAL) for mask in MASKS),
+    *((algo, {"stop": s, "mask": "kl_below", "mask_at": "trial"}) for algo in ADAM for s in STOPS),
+    *((algo, {"mask": mask, "mask_at": "trial"}) for algo in (*ADAM, *NATURAL) for mask in SOME_MASKS),
+    *((algo, {"mask": mask, "mask_value": True}) for algo in ADAM for mask in SOME_MASKS),
+    *((algo, {"mask": "keep_all", "mask_at": "trial"}) for algo in NATURAL),
     *((algo, {"stop": "never", "constraint": "none"}) for algo in NATURAL),
     *((algo, {"mask": "keep_all", "mask_at": "current"}) for algo in NATURAL),
-    *((algo, {"learning_rate_schedule": "constant", "mask_value": True}) for algo in NATURAL),
+    *((algo, {"learning_rate_schedule": "constant"}) for algo in NATURAL),
+    ("sd_trpo", {"mask_value": True}),
     *((algo, {"critic_epochs": 1, "advantage_normalization": "none"}) for algo in NATURAL),
     *((algo, {"critic_epochs": None, "learning_rate_schedule": "adaptive_kl"}) for algo in ADAM),
 ]

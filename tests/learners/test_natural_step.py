@@ -62,6 +62,11 @@ def actor_of(policy: ActorCritic) -> Tensor:
     return parameters_of(policy)[: actor_size(policy)]
 
 
+def applying(algo: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """Without what only a mask gives a meaning to, for TRPO."""
+    return {name: value for name, value in changes.items() if algo != "trpo" or name != "mask_value"}
+
+
 # --- against a dense computation ---
 
 
@@ -85,7 +90,7 @@ def learn_both_ways(
         assert metrics["policy_steps"] == float(expected.accepted) == 1 - metrics["line_search_failed"]
         assert metrics["line_search_trials"] == expected.trials
         assert metrics["kept_fraction"] == pytest.approx(expected.keep.double().mean().item())
-        assert metrics["policy_loss"] == pytest.approx(-expected.surrogate.item(), abs=1e-5)
+        assert metrics["policy_loss"] == pytest.approx(-expected.surrogate.item(), rel=1e-4, abs=1e-5)
         step, expected_step = actor_of(policy).double() - before, expected.parameters - before
         distance = (step - expected_step).norm() / expected_step.norm().clamp(min=1e-12)
         seen.append((float(distance), metrics))
@@ -108,9 +113,9 @@ def learn_both_ways(
 def test_the_same_policy_as_with_the_dense_fisher_matrix(
     action: ActionSpec, dtype: torch.dtype, algo: str, changes: dict[str, Any]
 ) -> None:
-    policy = make_policy(action, hidden=(5,)).to(dtype)
+    policy, changes = make_policy(action, hidden=(5,)).to(dtype), applying(algo, changes)
     for distance, metrics in learn_both_ways(algo, policy, changes):
-        assert distance < (1e-5 if dtype == torch.float32 else 1e-7)
+        assert distance < (1e-4 if dtype == torch.float32 else 1e-7)
         assert (0 < metrics["kept_fraction"] < 1) or algo == "trpo" or changes.get("max_kl") == 5.0
 
 
@@ -367,7 +372,7 @@ def test_what_invalid_rows_hold_changes_nothing(algo: str, garbage: float, chang
     dirty = Batch(*(x.clone() for x in clean))
     for field in dirty[:-1]:
         field[~dirty.valid] = garbage
-    changes = changes | {"minibatch_size": 16}  # the last minibatch is padded
+    changes = applying(algo, changes) | {"minibatch_size": 16}  # the last minibatch is padded
     (one, metrics), (other, others) = (updated(algo, batch, **changes) for batch in (clean, dirty))
     assert_equal(one, other)
     assert metrics == others
@@ -376,7 +381,7 @@ def test_what_invalid_rows_hold_changes_nothing(algo: str, garbage: float, chang
 @pytest.mark.parametrize("algo", NATURAL)
 def test_a_batch_without_a_valid_row_changes_nothing(algo: str) -> None:
     for changes in ({}, {"mask_value": True, "fisher_fraction": 0.5}):
-        learner, metrics = updated(algo, make_batch(make_policy(), valid=0.0), **changes)
+        learner, metrics = updated(algo, make_batch(make_policy(), valid=0.0), **applying(algo, changes))
         assert_finite(learner, metrics)
         assert metrics["policy_steps"] == metrics["critic_steps"] == 0
         held = torch.cat([learner.parameters, learner.critic.state.parameters])

@@ -268,7 +268,6 @@ ONLY_ADAM = {
     "epochs": 5,
     "stop_when": "before",
     "entropy_coefficient": 0.01,
-    "deviation_threshold_schedule": "linear",
 }
 ONLY_NATURAL = {
     "cg_iterations": 5,
@@ -277,7 +276,8 @@ ONLY_NATURAL = {
     "line_search_shrink": 0.5,
     "fisher_fraction": 0.5,
 }
-ONLY_CONSTRAINED = {"constraint_limit": 0.1, "dual_learning_rate": 0.2, "initial_penalty": 0.0}
+ONLY_STOPPED = {"deviation_threshold_schedule": "linear"}
+ONLY_CONSTRAINED = {"constraint_limit": 0.2, "dual_learning_rate": 0.2, "initial_penalty": 0.0}
 
 
 @pytest.mark.parametrize("algo", RECIPES)
@@ -287,6 +287,7 @@ def test_what_cannot_have_an_effect_is_refused_and_the_rest_is_taken(algo: str) 
         (ONLY_ADAM, not natural),
         (ONLY_NATURAL, natural),
         (ONLY_CONSTRAINED, constrained),
+        (ONLY_STOPPED, RECIPES[algo].stop == "ratio_deviation"),
     ):
         for name, value in settings.items():
             if used:
