@@ -20,6 +20,16 @@ _K = TypeVar("_K", bound=Hashable)
 
 _CURVE_POINTS = 100
 _CURVE_FIELDS = ("env_steps", "wall_seconds", "episode_return_mean")
+# Metrics of each update that are summarised over a run, and their headings.
+_DIAGNOSTICS = {
+    "surrogate_variance": "Var(r A)",
+    "surrogate_variance_within": "Var(r A), \\|r - 1\\| < delta",
+    "ratio_max": "largest r",
+    "ratio_deviation": "E\\|r - 1\\|",
+    "approx_kl": "KL",
+    "kept_fraction": "kept",
+    "policy_steps": "policy steps",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class FinishedCell:
     command: str
     description: Mapping[str, Any]  # its config.json
     evaluation: Mapping[str, Any]  # its evaluation.json
-    metrics: Mapping[str, np.ndarray]  # (L,) of each curve field, one value a logged iteration
+    metrics: Mapping[str, np.ndarray]  # (L,) by name, one value a logged iteration
 
     @property
     def config(self) -> dict[str, Any]:
@@ -57,6 +67,15 @@ class FinishedCell:
         known = np.flatnonzero(~np.isnan(self.metrics["episode_return_mean"]))
         chosen = known[thin(len(known), _CURVE_POINTS)]
         return [self.metrics[name][chosen] for name in _CURVE_FIELDS]
+
+    @property
+    def diagnostics(self) -> dict[str, dict[str, float]]:
+        """Median and 99th percentile over the updates, of those metrics that this run has."""
+        known = {name: self.metrics[name] for name in _DIAGNOSTICS if name in self.metrics}
+        return {
+            name: {"median": float(np.median(x)), "99th percentile": float(np.percentile(x, 99))}
+            for name, x in known.items()
+        }
 
     @property
     def final_training_return(self) -> float:
@@ -100,7 +119,29 @@ def summarize(cells: Sequence[FinishedCell]) -> str:
         training = _number(float(np.mean([cell.final_training_return for cell in group])))
         entries = [env, algo, str(len(group)), *map(_number, numbers), span, training]
         lines.append(f"| {' | '.join(entries)} |")
-    return "\n".join(lines) + "\n"
+    measured = [cell for cell in cells if len(cell.diagnostics) == len(_DIAGNOSTICS)]
+    return "\n".join([*lines, *(_summarize_diagnostics(measured) if measured else [])]) + "\n"
+
+
+def _summarize_diagnostics(cells: Sequence[FinishedCell]) -> list[str]:
+    lines = [
+        "",
+        "How far an update moves the policy: over the updates of a run the median and, after the slash, the",
+        "99th percentile; of these the median over seeds. A is normalised over the batch.",
+        "",
+        f"| env | algo | {' | '.join(_DIAGNOSTICS.values())} |",
+        f"|---|---|{'---|' * len(_DIAGNOSTICS)}",
+    ]
+    for (env, algo), group in _group(cells, lambda cell: (cell.env, cell.algo)).items():
+        entries = [
+            " / ".join(
+                f"{np.median([cell.diagnostics[name][statistic] for cell in group]):,.3g}"
+                for statistic in ("median", "99th percentile")
+            )
+            for name in _DIAGNOSTICS
+        ]
+        lines.append(f"| {' | '.join([env, algo, *entries])} |")
+    return lines
 
 
 def _provenance(cells: Sequence[FinishedCell]) -> list[str]:
@@ -123,7 +164,7 @@ def _read_cell(directory: Path) -> FinishedCell:
         command=(directory / "command.txt").read_text().strip(),
         description=json.loads((directory / "config.json").read_text()),
         evaluation=json.loads((directory / "evaluation.json").read_text()),
-        metrics={name: np.array([float(row[name]) for row in rows]) for name in _CURVE_FIELDS},
+        metrics={name: np.array([float(row[name]) for row in rows]) for name in rows[0]},
     )
 
 
@@ -138,6 +179,7 @@ def _describe_cell(cell: FinishedCell) -> dict[str, Any]:
         "wall_seconds": float(cell.metrics["wall_seconds"][-1]),
         "final_training_return": None if math.isnan(training_return) else training_return,
         "evaluation": cell.evaluation,
+        "diagnostics": cell.diagnostics,
         **{name: cell.description[name] for name in kept},
     }
 
