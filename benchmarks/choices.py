@@ -43,6 +43,7 @@ def main() -> None:
     results = {
         "rollout time, EnvPool's public send and recv / the pool's own": envpool_layer(),
         "training time, one group of environments / two": groups(),
+        "rollout time of one environment, EnvPool / Gymnasium in this process": single_environment(),
         "minibatch time, torch.compile of the step / the native loop": compiled_loop(),
         "time of a Fisher-vector product, alternative / two products through one graph": fisher_product(),
         "largest error of the ratio at 17 action dimensions": ratio_error(),
@@ -98,6 +99,15 @@ def groups() -> dict[str, float]:
         one.close()
         two.close()
     return result
+
+
+def single_environment() -> dict[str, float]:
+    """Median ratio of rollout times."""
+    pool, process = (_trainer(1, 2048, backend=name, env_groups=1) for name in ("envpool", "gymnasium"))
+    times = _in_turns(partial(_rollout_seconds, pool), partial(_rollout_seconds, process))
+    pool.close()
+    process.close()
+    return {"ratio": _median_ratio(times)}
 
 
 def _iterations(turn: Turn, *, num_envs: int, steps: int, env_groups: int) -> None:

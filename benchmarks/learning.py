@@ -91,7 +91,7 @@ def _run(options: argparse.Namespace, further: Sequence[str]) -> int:
 def _check(cell: Cell) -> None:
     find_recipe(cell.algo)
     config = parse(cell.arguments)
-    choose_backend(config.env, config.backend)
+    choose_backend(config.env, config.backend, config.num_envs)
     if not config.eval_episodes:
         raise UserError("--eval-episodes 0 leaves nothing to report: leave it out")
     if cell.finished:

@@ -21,8 +21,13 @@ Backend = Literal["auto", "envpool", "gymnasium", "gymnasium-async"]
 _INSTALL_ENVPOOL = "pip install 'rlkit_es[envpool]'"
 
 
-def choose_backend(env_id: str, backend: Backend) -> tuple[Backend, str]:
+def choose_backend(env_id: str, backend: Backend, num_envs: int | None = None) -> tuple[Backend, str]:
     """The backend that will serve ``env_id``, and why, in a few words.
+
+    Args:
+        env_id: as of `make_vector_envs`.
+        backend: what is asked for.
+        num_envs: how many environments will train; None: several.
 
     Raises:
         UserError: no backend has the id (the closest ids are named), or the one asked for does not.
@@ -38,6 +43,8 @@ def choose_backend(env_id: str, backend: Backend) -> tuple[Backend, str]:
         except ImportError as error:
             raise UserError(f"backend envpool cannot be imported: {_one_line(error)}") from error
         raise UserError(f"EnvPool does not have {env_id!r}: {suggestion(env_id, envpool_ids())}")
+    if backend == "auto" and in_envpool and num_envs == 1 and env_id in gym.registry:
+        return "gymnasium", "one environment alone is faster in this process than in a thread of EnvPool"
     if backend == "auto" and in_envpool:
         return "envpool", "EnvPool has this id and steps it in C++ threads"
     _require_registered(env_id)
@@ -66,7 +73,7 @@ def make_vector_envs(
     Raises:
         UserError: the id, its spaces or the backend cannot be used.
     """
-    chosen, _ = choose_backend(env_id, backend)
+    chosen, _ = choose_backend(env_id, backend, num_envs)
     if chosen == "gymnasium":
         groups = 1
     groups = min(groups, num_envs)

@@ -84,8 +84,8 @@ class Config(UpdateConfig):
     """auto, cpu, cuda, cuda:N or mps. auto is the CPU, which is the faster one for small networks."""
 
     backend: Literal["auto", "envpool", "gymnasium", "gymnasium-async"] = "auto"
-    """auto: EnvPool where it has the id, else Gymnasium in this process. gymnasium-async: a process
-    for each environment, for slow ones."""
+    """auto: EnvPool where it has the id and there is more than one environment, else Gymnasium in this
+    process. gymnasium-async: a process for each environment, for slow ones."""
 
     torch_threads: int = 1
     """Threads of one tensor operation. 1 is fastest for small networks; the rest goes to physics."""

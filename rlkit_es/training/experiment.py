@@ -85,7 +85,7 @@ def _finish(trainer: Trainer, config: Config, history: History, directory: Path)
 
 def summary(config: Config) -> str:
     """What will run on what, in a few lines."""
-    backend, reason = choose_backend(config.env, config.backend)
+    backend, reason = choose_backend(config.env, config.backend, config.num_envs)
     env_threads = config.env_threads or "one a core"
     device = resolve_device(config.device)
     return (

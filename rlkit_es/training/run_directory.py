@@ -52,7 +52,7 @@ def describe_run(config: Config) -> dict[str, Any]:
     """Every setting, and what it ran with."""
     settings = dataclasses.asdict(config)
     settings["run_dir"] = str(config.run_dir)
-    backend, backend_reason = choose_backend(config.env, config.backend)
+    backend, backend_reason = choose_backend(config.env, config.backend, config.num_envs)
     return {
         "config": settings,
         "backend": backend,

@@ -30,6 +30,14 @@ def test_auto_takes_gymnasium_where_envpool_lacks_the_id() -> None:
     assert "EnvPool" in reason
 
 
+def test_one_environment_alone_stays_in_this_process() -> None:
+    pytest.importorskip("envpool")
+    assert choose_backend("HalfCheetah-v4", "auto", num_envs=1)[0] == "gymnasium"
+    assert choose_backend("HalfCheetah-v4", "auto", num_envs=2)[0] == "envpool"
+    assert choose_backend("HalfCheetah-v4", "envpool", num_envs=1)[0] == "envpool"
+    assert choose_backend("HumanoidRun-v1", "auto", num_envs=1)[0] == "envpool"  # only EnvPool has it
+
+
 def test_auto_without_envpool_takes_gymnasium_and_says_what_to_install(without_envpool: None) -> None:
     backend, reason = choose_backend("HalfCheetah-v4", "auto")
     assert backend == "gymnasium"
