@@ -1,4 +1,4 @@
-"""Which settings go with which kind of step: what cannot have an effect is refused, not ignored."""
+"""Which settings go with which kind of step and slot: what cannot have an effect is refused, not ignored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _ONLY_NATURAL = ("cg_iterations", "cg_damping", "line_search_steps", "line_searc
 def check_applies(
     step: Literal["adam", "natural"], config: UpdateConfig, *, mask: str, stop: str, constraint: str
 ) -> None:
-    """Every setting that was changed has an effect.
+    """No setting was changed that belongs to the other kind of step, or to a slot that is empty.
+
+    Hyperparameters of a function that another one could replace (`clip_range` with the surrogate
+    ratio, say) are let through, so that a comparison of recipes can share its settings.
 
     Args:
         step: of the recipe.
