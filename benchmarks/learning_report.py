@@ -16,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from seed_statistics import band, bootstrap_interval, interquartile_mean, sample_std, thin
 
+from rlkit_es.training.run_records import read_run
+
 _K = TypeVar("_K", bound=Hashable)
 
 _CURVE_POINTS = 100
@@ -158,13 +160,11 @@ def _provenance(cells: Sequence[FinishedCell]) -> list[str]:
 
 
 def _read_cell(directory: Path) -> FinishedCell:
-    with (directory / "metrics.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
     return FinishedCell(
         command=(directory / "command.txt").read_text().strip(),
         description=json.loads((directory / "config.json").read_text()),
         evaluation=json.loads((directory / "evaluation.json").read_text()),
-        metrics={name: np.array([float(row[name]) for row in rows]) for name in rows[0]},
+        metrics=read_run(directory).metrics,
     )
 
 

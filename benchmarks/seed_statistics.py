@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlkit_es.training.plots import align
+
 RESAMPLES = 10_000
 
 
@@ -67,6 +69,5 @@ def thin(length: int, most: int) -> np.ndarray:
 
 def band(curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = 200) -> Band:
     """Mean and range of curves ``(x, y)`` with rising x, interpolated where all of them have values."""
-    x = np.linspace(max(c[0][0] for c in curves), min(c[0][-1] for c in curves), points)
-    y = np.stack([np.interp(x, xs, ys) for xs, ys in curves])
+    x, y = align(curves, points)
     return Band(x, y.mean(axis=0), y.min(axis=0), y.max(axis=0))

@@ -25,6 +25,12 @@ def init_state(parameters: Tensor) -> AdamState:
     return AdamState(parameters, zeros, zeros.clone(), parameters.new_zeros(2))
 
 
+def store(source: AdamState, target: AdamState) -> None:
+    """Into the tensors that the modules' parameters are views of."""
+    for new, old in zip(source, target, strict=True):
+        old.copy_(new)
+
+
 def clip_scale(square_norm: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     """The factor that brings a gradient down to ``max_norm`` where it is longer, and its norm."""
     norm = square_norm.sqrt()

@@ -7,7 +7,7 @@ import torch
 from rlkit_es.core.losses import normalize
 from rlkit_es.core.minibatches import shuffled_minibatches
 from rlkit_es.errors import NonFiniteError
-from rlkit_es.learners.adam import AdamState, init_state
+from rlkit_es.learners.adam import AdamState, init_state, store
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
 from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
@@ -82,8 +82,7 @@ class AdamStep:
         config, device = self.config, batch.valid.device
         if config.advantage_normalization == "batch":
             batch = batch._replace(advantage=normalize(batch.advantage, batch.valid))
-        critic_rate = config.critic_learning_rate or config.learning_rate
-        rates = [learning_rate, learning_rate * critic_rate / config.learning_rate]
+        rates = learning_rate, config.critic_rate(learning_rate)
         inputs = StepInputs(
             learning_rate=torch.tensor(rates, device=device),
             critic_on=torch.ones((), dtype=torch.bool, device=device),
@@ -117,12 +116,12 @@ class AdamStep:
             if not self.watch_stop or going:
                 state = StepState(going, self.state, self.adaptive, report)
                 at, state = self._joint_loop(state, inputs, index, real, 0, count)
-                _store(state.optimizer, self.state)
+                store(state.optimizer, self.state)
                 going, self.adaptive, report = state.going, state.adaptive, state.report
             if at < count and config.critic_epochs is not None and epoch < critic_epochs:
                 state = StepState(torch.ones_like(going), self._critic_state, self.adaptive, report)
                 _, state = self._critic_loop(state, inputs, index, real, at, count)
-                _store(state.optimizer, self._critic_state)
+                store(state.optimizer, self._critic_state)
                 report = state.report
             elif at < count:
                 break
@@ -139,12 +138,6 @@ def scheduled_settings(config: UpdateConfig, remaining: float) -> dict[str, floa
     if config.deviation_threshold_schedule == "constant":
         return {}
     return {"deviation_threshold": config.deviation_threshold * remaining}
-
-
-def _store(source: AdamState, target: AdamState) -> None:
-    """Into the tensors that the modules' parameters are views of."""
-    for new, old in zip(source, target, strict=True):
-        old.copy_(new)
 
 
 def _summarize(report: torch.Tensor) -> dict[str, float]:

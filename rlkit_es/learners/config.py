@@ -147,3 +147,7 @@ class UpdateConfig:
             check_counts(self, "critic_epochs")
         if self.critic_learning_rate is not None:
             check_range(self, "critic_learning_rate", above=0, high=1)
+
+    def critic_rate(self, learning_rate: float) -> float:
+        """The critic's learning rate while the policy's is ``learning_rate``: in the same proportion."""
+        return learning_rate * (self.critic_learning_rate or self.learning_rate) / self.learning_rate

@@ -8,7 +8,7 @@ import torch
 
 from rlkit_es.core.minibatches import shuffled_minibatches
 from rlkit_es.errors import NonFiniteError
-from rlkit_es.learners.adam import init_state
+from rlkit_es.learners.adam import init_state, store
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
 from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
@@ -58,8 +58,7 @@ class CriticFit:
             index, real, count = shuffled_minibatches(batch.valid, self.config.minibatch_size, self.generator)
             state = StepState(going, self.state, Adaptive(ones, ones), report)
             _, state = self._loop(state, inputs, index, real, 0, count)
-            for new, old in zip(state.optimizer, self.state, strict=True):
-                old.copy_(new)
+            store(state.optimizer, self.state)
             report = state.report
         sums = dict(zip(REPORT, report.tolist(), strict=True))
         if not math.isfinite(sums["value_loss"]):

@@ -90,10 +90,7 @@ class NaturalStep:
             self.parameters.copy_(search.parameters)
         if self.config.mask_value:
             batch = batch._replace(valid=batch.valid.masked_scatter(batch.valid, kept))
-        critic_rate = self.config.critic_learning_rate or self.config.learning_rate
-        value_loss, critic_steps = self.critic.fit(
-            batch, learning_rate * critic_rate / self.config.learning_rate
-        )
+        value_loss, critic_steps = self.critic.fit(batch, self.config.critic_rate(learning_rate))
         return {
             "policy_loss": float(-search.surrogate),
             "value_loss": value_loss,
@@ -127,7 +124,7 @@ class NaturalStep:
 
     def _begin(self, batch: Batch) -> _Start:
         """One forward pass with gradients on, over all states."""
-        parameters = self.parameters.detach().clone().requires_grad_()
+        parameters = self.parameters.clone().requires_grad_()
         observation = batch.observation
         with torch.enable_grad():
             output = fisher_output = self._loss.actor(parameters, observation)
@@ -135,7 +132,7 @@ class NaturalStep:
             if self.config.fisher_fraction < 1:
                 fisher_output = self._loss.actor(parameters, observation[self._some_of(len(observation))])
         # Dropped samples stay in the trust region: their states are visited all the same.
-        metric = self._loss.distribution.fisher(fisher_output.detach()) / max(len(fisher_output), 1)
+        metric = self._loss.distribution.fisher(fisher_output.detach()) / len(fisher_output)
         return _Start(parameters, stats, gauss_newton_product(fisher_output, parameters, metric))
 
     def _some_of(self, count: int) -> Tensor:

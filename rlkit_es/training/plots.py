@@ -124,11 +124,12 @@ def _draw(axes: Any, panel: _Panel, runs: Sequence[RunRecord], color: str, smoot
     return largest
 
 
-def align(curves: Sequence[tuple[Column, Column]]) -> tuple[Column, Column]:
+def align(curves: Sequence[tuple[Column, Column]], points: int = _GRID_POINTS) -> tuple[Column, Column]:
     """Curves over their own steps, as values over common steps that all of them have reached.
 
     Args:
         curves: steps (I,) and values (I,) of each; values that are not finite are left out.
+        points: G, of the common steps.
 
     Returns:
         steps (G,) and values (len(curves), G); G is 0 where they have no step in common.
@@ -139,7 +140,7 @@ def align(curves: Sequence[tuple[Column, Column]]) -> tuple[Column, Column]:
     begin, end = max(steps[0] for steps, _ in finite), min(steps[-1] for steps, _ in finite)
     if begin > end:
         return np.empty(0), np.empty((len(curves), 0))
-    grid = np.linspace(begin, end, _GRID_POINTS)
+    grid = np.linspace(begin, end, points)
     return grid, np.stack([np.interp(grid, steps, values) for steps, values in finite])
 
 

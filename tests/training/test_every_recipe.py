@@ -11,6 +11,7 @@ import torch
 
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.training.config import Config
+from rlkit_es.training.experiment import History
 from rlkit_es.training.trainer import Trainer
 
 SPEED = {"wall_seconds", "steps_per_second"}
@@ -35,16 +36,6 @@ class Outcome(NamedTuple):
     metrics: list[dict[str, float]]
     before: dict[str, torch.Tensor]
     parameters: dict[str, torch.Tensor]
-
-
-class History:
-    def __init__(self) -> None:
-        self.metrics: list[dict[str, float]] = []
-
-    def log(self, metrics: dict[str, float]) -> None:
-        self.metrics.append(metrics)
-
-    def close(self) -> None: ...
 
 
 def train(algo: str, env: str) -> Outcome:

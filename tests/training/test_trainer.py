@@ -11,6 +11,7 @@ from rlkit_es.errors import NonFiniteError, UserError
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import evaluate_policy
+from rlkit_es.training.experiment import History
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch
 
@@ -21,16 +22,6 @@ def small(algo: str = "ppo", **settings: object) -> Config:
     defaults = {"env": "ToyWalk-v0", "num_envs": 4, "rollout_steps": 16, "minibatch_size": 16}
     passes = {"critic_epochs": 2} if RECIPES[algo].step == "natural" else {"epochs": 2}
     return Config.for_algorithm(algo, **{**defaults, **passes, "compile": "off", **settings})
-
-
-class History:
-    def __init__(self) -> None:
-        self.metrics: list[dict[str, float]] = []
-
-    def log(self, metrics: dict[str, float]) -> None:
-        self.metrics.append(metrics)
-
-    def close(self) -> None: ...
 
 
 def trained(config: Config, steps: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
