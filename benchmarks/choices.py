@@ -5,6 +5,7 @@ python benchmarks/choices.py
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import tempfile
@@ -27,9 +28,10 @@ from rlkit_es.learners.loops import CompiledLoop, PythonLoop
 from rlkit_es.learners.minibatch_step import MinibatchStep
 from rlkit_es.models.distributions import DiagonalGaussian
 from rlkit_es.training.config import Config
-from rlkit_es.training.rollout import prepare_batch
-from rlkit_es.training.trainer import Trainer, make_policy
-from rlkit_es.types import ActionSpec
+from rlkit_es.training.policy import make_policy
+from rlkit_es.training.rollout import RolloutCollector, prepare_batch
+from rlkit_es.training.trainer import Trainer
+from rlkit_es.types import ActionSpec, Spaces
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "choices.json"
 ENV = "HalfCheetah-v4"
@@ -141,7 +143,9 @@ def compiled_loop() -> dict[str, float]:
 def fisher_product() -> dict[str, float]:
     """Median ratios of times at a batch of 2048, and microseconds of the product as it is."""
     config = Config.for_algorithm("trpo")
-    policy = make_policy(config, 17, ActionSpec(6, low=(-1.0,) * 6, high=(1.0,) * 6, shape=(6,)), seed=0)
+    policy = make_policy(
+        config, Spaces(17, ActionSpec(6, low=(-1.0,) * 6, high=(1.0,) * 6, shape=(6,))), seed=0
+    )
     actor, distribution = FlatModule(policy.actor), policy.distribution
     parameters, observation = actor.gather().requires_grad_(), torch.randn(2048, 17)
     output = actor(parameters, observation)
@@ -217,13 +221,18 @@ def _trainer(num_envs: int, steps: int, **settings: Any) -> Trainer:
     )
 
 
+@functools.cache
+def _collector(trainer: Trainer) -> RolloutCollector:
+    return trainer.begin_segment()
+
+
 def _in_turns(first: Callable[[], float], second: Callable[[], float]) -> list[tuple[float, float]]:
     """Seconds of each, ``ROUNDS`` times in turn after two rounds that do not count."""
     return [(first(), second()) for _ in range(ROUNDS + 2)][2:]
 
 
 def _rollout_seconds(trainer: Trainer) -> float:
-    return _seconds(lambda: trainer.collector.collect(trainer.policy))
+    return _seconds(lambda: _collector(trainer).collect(trainer.policy))
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -234,7 +243,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def _update_seconds(trainer: Trainer) -> float:
     """Of the update on a fresh rollout, as in training."""
-    rollout = trainer.collector.collect(trainer.policy)
+    rollout = _collector(trainer).collect(trainer.policy)
     batch, _ = prepare_batch(rollout, trainer.policy, trainer.reward_scaler, gamma=0.99, gae_lambda=0.95)
     return _seconds(lambda: trainer.learner.update(batch, 1e-7))
 

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from seed_statistics import band, bootstrap_interval, interquartile_mean, sample_std, thin
 
-from rlkit_es.training.run_records import read_run
+from rlkit_es.runs.run_records import read_run
 
 _K = TypeVar("_K", bound=Hashable)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlkit_es.training.plots import align
+from rlkit_es.runs.plots import align
 
 RESAMPLES = 10_000
 

@@ -13,8 +13,11 @@ from rlkit_es.algorithms import (
     AdaptivePPO,
     Algorithm,
     evaluate,
+    load,
 )
-from rlkit_es.errors import NonFiniteError, UserError
+from rlkit_es.errors import CheckpointError, NonFiniteError, UserError
+from rlkit_es.learners.registration import register
+from rlkit_es.training.callbacks import Callback, Logger
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
 
@@ -29,10 +32,15 @@ __all__ = [
     "TRPO",
     "AdaptivePPO",
     "Algorithm",
+    "Callback",
+    "CheckpointError",
     "Config",
     "Evaluation",
+    "Logger",
     "NonFiniteError",
     "UserError",
     "__version__",
     "evaluate",
+    "load",
+    "register",
 ]

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 
-from rlkit_es.errors import UserError
+from rlkit_es.errors import CheckpointError, UserError
+from rlkit_es.runs.checkpoint_file import write_checkpoint
+from rlkit_es.runs.checkpoint_store import find_checkpoint
+from rlkit_es.runs.experiment import run
+from rlkit_es.runs.files import writing
+from rlkit_es.training.callbacks import Callback, Logger
+from rlkit_es.training.checkpoint import config_of, require_imported_environment, restored, take_checkpoint
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
-from rlkit_es.training.experiment import run
 from rlkit_es.training.trainer import Trainer
 
 
@@ -30,18 +37,76 @@ class Algorithm:
     recipe: ClassVar[str]
 
     def __init__(self, env: str, *, seed: int = 0, preset: str | None = None, **settings: Any) -> None:
-        self.config = Config.for_algorithm(self.recipe, preset=preset, env=env, seed=seed, **settings)
-        self._trainer = Trainer(self.config)
-        self.policy = self._trainer.policy
-        self._generator = torch.Generator().manual_seed(seed)
+        self._from_file = False
+        self._adopt(Trainer(Config.for_algorithm(self.recipe, preset=preset, env=env, seed=seed, **settings)))
 
-    def learn(self, total_steps: int, *, progress: bool = False) -> Self:
-        """Train for ``total_steps`` environment steps; again to go on, with the schedule run anew.
+    @classmethod
+    def load(cls, path: str | Path, *, checkpoint: str = "last", device: str = "auto") -> Self:
+        """What `save` or a run wrote. It predicts as it did; `learn` trains on from there.
 
-        With ``run_dir`` set, the run is recorded there and evaluated at the end, as on the command line;
-        a directory holds one run, so `learn` is then called once.
+        No code is run that the file holds, and no environment is made before one is needed.
+
+        Args:
+            path: a file, or a run directory.
+            checkpoint: of a run directory: "last", "best", or environment steps.
+            device: where it is to be from here on.
+
+        Raises:
+            CheckpointError: it is damaged, or not one of this algorithm.
+            UserError: there is none.
         """
-        run(self._trainer, total_steps, progress=progress)
+        loaded = find_checkpoint(Path(path), checkpoint)
+        config = config_of(loaded, device=device)
+        if config.algo != cls.recipe:
+            raise CheckpointError(f"{path} is of {config.algo}, not of {cls.recipe}: use rlkit_es.load")
+        agent = cls.__new__(cls)
+        agent._from_file = True
+        agent._adopt(restored(loaded, config))
+        return agent
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything: policy, normalisers, optimiser and all that training goes on from.
+
+        Args:
+            path: .safetensors is added where it has no suffix; a file that is there is replaced, whole.
+
+        Returns:
+            where it was written.
+
+        Raises:
+            UserError: it cannot be written.
+            NonFiniteError: a parameter is NaN or infinite.
+        """
+        path = Path(path) if Path(path).suffix else Path(f"{path}.safetensors")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(path, take_checkpoint(self._trainer))
+        return path
+
+    def learn(
+        self,
+        total_steps: int,
+        *,
+        progress: bool = False,
+        loggers: Sequence[Logger] = (),
+        callbacks: Sequence[Callback] = (),
+    ) -> Self:
+        """Train for ``total_steps`` environment steps; again to go on, with the schedules run anew.
+
+        With ``run_dir`` set, the run is recorded there and evaluated at the end, as on the command line.
+
+        Args:
+            total_steps: to add.
+            progress: whether to show it on the terminal.
+            loggers: that take the metrics of every iteration.
+            callbacks: that are called as training goes on.
+
+        Raises:
+            NonFiniteError: a quantity became NaN or infinite; the message names it.
+            UserError: an environment failed, or a file cannot be written.
+        """
+        self._require_environment()
+        run(self._trainer, total_steps, progress=progress, loggers=loggers, callbacks=callbacks)
         return self
 
     def predict(self, observation: np.ndarray, *, deterministic: bool = True) -> np.ndarray:
@@ -55,7 +120,7 @@ class Algorithm:
             (*shape,) or (N, *shape) float32 within the bounds, or integers for discrete actions.
         """
         array = np.asarray(observation, dtype=np.float32)
-        size = self._trainer.observation_size
+        size = self._trainer.spaces.observation_size
         if array.ndim not in (1, 2) or array.shape[-1] != size:
             raise UserError(f"observation must have shape ({size},) or (N, {size}), got {array.shape}")
         batch = torch.from_numpy(np.atleast_2d(array)).to(self._trainer.device)
@@ -66,6 +131,11 @@ class Algorithm:
             action = self.policy.env_action(self.policy.act(batch, noise)).cpu().numpy()
         result: np.ndarray = action if array.ndim == 2 else action[0]
         return result
+
+    @property
+    def config(self) -> Config:
+        """Every setting."""
+        return self._trainer.config
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -80,6 +150,16 @@ class Algorithm:
     def close(self) -> None:
         """Free the environments; `predict` goes on working."""
         self._trainer.close()
+
+    def _adopt(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self.policy = trainer.policy
+        self._generator = torch.Generator().manual_seed(trainer.config.seed)
+
+    def _require_environment(self) -> None:
+        """Raises UserError: it is of a module that only a file, and nobody here, asked for."""
+        if self._from_file:
+            require_imported_environment(self.config)
 
 
 class PPO(Algorithm):
@@ -136,6 +216,13 @@ class AdaptivePPO(Algorithm):
     recipe = "ppo_adaptive"
 
 
+def load(path: str | Path, *, checkpoint: str = "last", device: str = "auto") -> Algorithm:
+    """`Algorithm.load` of the class that the file is of."""
+    algo = config_of(find_checkpoint(Path(path), checkpoint)).algo
+    (found,) = (each for each in Algorithm.__subclasses__() if each.recipe == algo)
+    return found.load(path, checkpoint=checkpoint, device=device)
+
+
 def evaluate(
     agent: Algorithm, episodes: int = 10, *, seed: int | None = None, deterministic: bool = True
 ) -> Evaluation:
@@ -152,6 +239,7 @@ def evaluate(
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, got {episodes}")
+    agent._require_environment()
     return evaluate_policy(
         agent.policy,
         agent.config,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from rlkit_es import algos, plot, run
+from rlkit_es import run
+from rlkit_es.commands import algos, plot
+from rlkit_es.commands.exit_code import EXIT_USER_ERROR
 from rlkit_es.errors import suggestion
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
@@ -20,10 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: rlkit-es {{{','.join(COMMANDS)}}} ...\n\nrlkit-es COMMAND --help explains each.")
-        return 0 if arguments else run.EXIT_USER_ERROR
+        return 0 if arguments else EXIT_USER_ERROR
     if arguments[0] not in COMMANDS:
         print(
             f"error: unknown command {arguments[0]!r}; {suggestion(arguments[0], COMMANDS)}", file=sys.stderr
         )
-        return run.EXIT_USER_ERROR
+        return EXIT_USER_ERROR
     return COMMANDS[arguments[0]](arguments[1:])

@@ -18,6 +18,10 @@ class NonFiniteError(UserError):
     """A quantity became NaN or infinite; the message names it."""
 
 
+class CheckpointError(UserError):
+    """A checkpoint or model file is damaged, or not one of this library."""
+
+
 def look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
     """``table[name]``, or a `UserError` that names the closest matches."""
     if not isinstance(name, str):
@@ -47,6 +51,16 @@ def check_choices(config: object) -> None:
         value = getattr(config, name)
         if choices and value not in choices and not (value is None and type(None) in get_args(hint)):
             raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+
+
+def check_name(what: str, value: Any, known: Collection[str]) -> None:
+    """``value`` is one of the ``known`` names.
+
+    Raises:
+        UserError: naming what it is for, its value and the choices.
+    """
+    if not isinstance(value, str) or value not in known:
+        raise UserError(f"{what} must be one of {', '.join(known)}, got {value!r}")
 
 
 def check_types(config: object, kind: type | tuple[type, ...], what: str, *names: str) -> None:

@@ -1,40 +1,49 @@
-"""``python -m rlkit_es.run``: train one policy and leave a run directory."""
+"""``python -m rlkit_es.run``: train one policy and leave a run directory, or go on with one."""
 
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import tyro
 
+from rlkit_es.commands.exit_code import exit_code
+from rlkit_es.commands.options import import_modules, take
 from rlkit_es.errors import UserError
 from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.runs.checkpoint_store import CheckpointStore
+from rlkit_es.runs.experiment import go_on, run
+from rlkit_es.runs.interruption import Interrupted
+from rlkit_es.runs.resume import continued, open_run
+from rlkit_es.runs.run_directory import checkpoints_of, default_run_directory
 from rlkit_es.training.config import Config
-from rlkit_es.training.experiment import run
+from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.training.presets import PRESETS
-from rlkit_es.training.run_directory import default_run_directory
 from rlkit_es.training.trainer import Trainer
 
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
+_PROGRAM = "python -m rlkit_es.run"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line says; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        config = parse(arguments)
-        if config.run_dir is None:
-            config = dataclasses.replace(config, run_dir=default_run_directory(config))
-        train(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return 0
+    return exit_code(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> None:
+    imported, arguments = import_modules(arguments)
+    directory, rest = take(arguments, "--resume")
+    if directory is not None:
+        resume(Path(directory), rest, imported)
+        return
+    config = parse(arguments)
+    if config.run_dir is None:
+        config = dataclasses.replace(config, run_dir=default_run_directory(config))
+    trainer = Trainer(config)
+    _train(trainer, lambda: run(trainer, config.total_steps, progress=True), imported)
 
 
 def parse(arguments: Sequence[str]) -> Config:
@@ -44,29 +53,62 @@ def parse(arguments: Sequence[str]) -> Config:
         UserError: no algorithm is named, or a value cannot be used.
     """
     # Both decide what the defaults are, so they are needed before the rest.
-    algo, _ = _take(arguments, "--algo")
-    preset, arguments = _take(arguments, "--preset")
+    algo, _ = take(arguments, "--algo")
+    preset, arguments = take(arguments, "--preset")
     if algo is None and {"--help", "-h"} & set(arguments):
         algo = "espo"
     if algo is None:
-        raise UserError(f"--algo is needed: one of {', '.join(RECIPES)}")
+        raise UserError(f"--algo is needed: one of {', '.join(RECIPES)}; or --resume RUN_DIR")
     return tyro.cli(
         Config,
         args=list(arguments),
         default=Config.for_algorithm(algo, preset=preset),
-        prog="python -m rlkit_es.run",
+        prog=_PROGRAM,
         description=(
             "Train a policy. Defaults shown are those of the algorithm named by --algo, and with "
-            f"--preset {{{','.join(PRESETS)}}} those of a published experiment."
+            f"--preset {{{','.join(PRESETS)}}} those of a published experiment. --resume RUN_DIR goes on "
+            "with a run that was stopped; --import MODULE imports a module of yours first."
         ),
     )
 
 
-def train(config: Config) -> None:
-    """Run, and say how it ended."""
-    trainer = Trainer(config)
+def resume(directory: Path, arguments: Sequence[str], imported: Sequence[str] = ()) -> None:
+    """Go on with the run in ``directory``.
+
+    Args:
+        directory: of the run.
+        arguments: settings that are to be otherwise from here on.
+        imported: modules that were imported for it.
+
+    Raises:
+        UserError: there is no run, a setting may not change, or as of `Trainer.train`.
+    """
+    saved = open_run(directory)
+    changed = tyro.cli(
+        Config,
+        args=list(arguments),
+        default=saved.config,
+        prog=f"{_PROGRAM} --resume {directory}",
+        description="Go on with a run. Defaults shown are its settings.",
+    )
+    trainer, said = continued(saved, changed)
+    print(f"going on with {directory} from {trainer.progress.env_steps:,} steps", flush=True)
+    for line in said:
+        print(line, flush=True)
+    for line in saved.warnings:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+    _train(trainer, lambda: go_on(trainer, progress=True), imported)
+
+
+def _train(trainer: Trainer, train: Callable[[], Evaluation | None], imported: Sequence[str]) -> None:
+    """Carry out ``train``, and say how it ended."""
+    directory = trainer.config.run_dir
+    assert directory is not None
     try:
-        evaluation = run(trainer, config.total_steps, progress=True)
+        evaluation = train()
+    except (Interrupted, UserError):
+        _say_how_to_go_on(trainer, directory, imported)
+        raise
     finally:
         trainer.close()
     if evaluation is not None:
@@ -74,23 +116,24 @@ def train(config: Config) -> None:
             f"deterministic evaluation over {evaluation.episodes} episodes: "
             f"{evaluation.return_mean:.1f} +- {evaluation.return_std:.1f}"
         )
-    print(f"run directory: {config.run_dir}")
+    print(f"run directory: {directory}")
 
 
-def _take(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
-    """The last value of ``option``, None where it is not given, and the arguments without it."""
-    value, rest = None, []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument == option:
-            value = next(remaining, None)
-            if value is None:
-                raise UserError(f"{option} needs a value")
-        elif argument.startswith(f"{option}="):
-            value = argument.removeprefix(f"{option}=")
-        else:
-            rest.append(argument)
-    return value, rest
+def _say_how_to_go_on(trainer: Trainer, directory: Path, imported: Sequence[str]) -> None:
+    saved = CheckpointStore(checkpoints_of(directory), 1).steps()
+    if not saved:
+        return
+    at = trainer.progress.env_steps
+    module, _, _ = trainer.config.env.rpartition(":")
+    modules = dict.fromkeys([*imported, *([module] if module else [])])
+    options = [option for module in modules for option in ("--import", module)]
+    command = ["python", "-m", "rlkit_es.run", "--resume", str(directory), *options]
+    print(
+        f"at {at:,} steps; the last checkpoint is at {saved[-1]:,}, "
+        f"so {at - saved[-1]:,} steps will be done again\n"
+        f"to go on: {shlex.join(command)}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -76,3 +76,10 @@ class ActionSpec:
         """Whether every dimension has two finite bounds."""
         bounds = torch.tensor([*self.low, *self.high])
         return bool(self.low) and bool(torch.isfinite(bounds).all())
+
+
+class Spaces(NamedTuple):
+    """What goes into a policy and what comes out."""
+
+    observation_size: int  # O
+    action: ActionSpec

@@ -51,7 +51,7 @@ def cartpole() -> Algorithm:
 
 
 def observations(agent: Algorithm, count: int) -> np.ndarray:
-    size = agent._trainer.observation_size
+    size = agent._trainer.spaces.observation_size
     return np.random.default_rng(0).normal(scale=3, size=(count, size)).astype(np.float32)
 
 

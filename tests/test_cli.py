@@ -61,7 +61,10 @@ def test_a_run_from_the_command_line(algo: str, env: str) -> None:
     assert any(line.startswith("deterministic evaluation over 3 episodes: ") for line in lines)
     assert lines[-1] == "run directory: out"
     names = {path.name for path in Path("out").iterdir()}
-    assert names == {"config.json", "metrics.csv", "tensorboard", "evaluation.json", "learning_curve.png"}
+    assert names == {
+        *("config.json", "metrics.csv", "tensorboard", "checkpoints", "evaluation.json"),
+        "learning_curve.png",
+    }
     assert json.loads(Path("out/config.json").read_text())["config"]["epochs"] == 2
     assert json.loads(Path("out/evaluation.json").read_text())["episodes"] == 3
 
@@ -275,7 +278,9 @@ def test_an_existing_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(arguments) == 0
     capsys.readouterr()
     assert run.main(arguments) == 2
-    assert capsys.readouterr().err == "error: run directory out already holds a run; choose another\n"
+    assert capsys.readouterr().err == (
+        "error: run directory out already holds a run; choose another, or go on with it: --resume out\n"
+    )
 
 
 def test_an_interrupted_run_says_so_and_keeps_its_metrics(capsys: pytest.CaptureFixture[str]) -> None:

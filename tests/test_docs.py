@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rlkit_es.learners.recipes import CONSTRAINTS, MASKS, RECIPES, STOPS, SURROGATES
+from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.learners.slots import CONSTRAINTS, MASKS, STOPS, SURROGATES
 from rlkit_es.training.config import Config
 from rlkit_es.training.presets import PRESETS
 

@@ -9,6 +9,7 @@ import torch
 from workers import Turn
 
 from measured import Effort
+from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
 from rlkit_es.training.trainer import Trainer
 
@@ -166,6 +167,6 @@ def _stable_baselines3_model(algo: str) -> tuple[Any, dict[str, Any]]:
 def _train(turn: Turn, effort: Effort, config: Config) -> None:
     trainer = Trainer(config)
     try:
-        trainer.train(_ENDLESS, [IterationClock(turn, effort)])
+        trainer.train(_ENDLESS, Hooks([IterationClock(turn, effort)]))
     finally:
         trainer.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,9 +12,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
+from gymnasium.vector.async_vector_env import AsyncState
 from torch import Tensor
 
 from rlkit_es.envs.spaces import action_spec, flattener, observation_size
+from rlkit_es.envs.supervised import SupervisedEnv
 from rlkit_es.envs.vector_env import Step, to_float32
 from rlkit_es.errors import UserError
 
@@ -50,7 +54,8 @@ class GymnasiumVectorEnv:
 
     def reset(self, seeds: Sequence[int]) -> Tensor:
         """Begin anew with a seed for each environment."""
-        observation, _ = self.env.reset(seed=list(seeds))  # type: ignore[arg-type]  # its subclasses take a list
+        with _answering(self.env):
+            observation, _ = self.env.reset(seed=list(seeds))  # type: ignore[arg-type]  # its subclasses take a list
         self._ended = torch.zeros(self.num_envs, dtype=torch.bool)
         return self._tensor(observation)
 
@@ -58,12 +63,18 @@ class GymnasiumVectorEnv:
         """Begin a step; only environments in processes of their own get to work before `recv`."""
         self._sent = action.numpy().astype(self._action_dtype, copy=False)
         if isinstance(self.env, gym.vector.AsyncVectorEnv):
-            self.env.step_async(self._sent)
+            with _answering(self.env):
+                self.env.step_async(self._sent)
 
     def recv(self) -> Step:
-        """One step of every environment."""
+        """One step of every environment.
+
+        Raises:
+            UserError: one failed.
+        """
         if isinstance(self.env, gym.vector.AsyncVectorEnv):
-            observation, reward, terminated, truncated, info = self.env.step_wait()
+            with _answering(self.env):
+                observation, reward, terminated, truncated, info = self.env.step_wait()
         else:
             observation, reward, terminated, truncated, info = self.env.step(self._sent)
         # Copies: the environment may hand out buffers that its next step or reset overwrites.
@@ -90,8 +101,17 @@ class GymnasiumVectorEnv:
         return step
 
     def close(self) -> None:
-        """Close the environments and their processes."""
-        self.env.close()
+        """Close the environments and their processes, whatever state these are in."""
+        if not isinstance(self.env, gym.vector.AsyncVectorEnv):
+            self.env.close()
+            return
+        processes = self.env.processes
+        idle = self.env._state is AsyncState.DEFAULT and all(process.is_alive() for process in processes)
+        with contextlib.suppress(Exception), _quiet():
+            self.env.close(terminate=not idle)
+        self.env.closed = True
+        for process in processes:
+            process.kill()
 
     def _tensor(self, observation: Any) -> Tensor:
         # One copy, which is also the conversion: the environment keeps its buffer.
@@ -107,9 +127,38 @@ class GymnasiumVectorEnv:
 
 def make_gymnasium(env_id: str, num_envs: int, *, asynchronous: bool) -> GymnasiumVectorEnv:
     """``num_envs`` environments of a registered id, in this process or one process each."""
-    makers: list[Callable[[], gym.Env]] = [partial(gym.make, env_id) for _ in range(num_envs)]
+    make: Callable[[], gym.Env[Any, Any]] = partial(gym.make, env_id)
+    makers: list[Callable[[], gym.Env[Any, Any]]] = [
+        partial(SupervisedEnv, make, number) for number in range(num_envs)
+    ]
     if asynchronous:
         return GymnasiumVectorEnv(
             gym.vector.AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
         )
     return GymnasiumVectorEnv(gym.vector.SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Gymnasium prints the traceback of an error that it raises as well."""
+    level = gym.logger.min_level
+    gym.logger.min_level = logging.CRITICAL
+    try:
+        yield
+    finally:
+        gym.logger.min_level = level
+
+
+@contextlib.contextmanager
+def _answering(env: gym.vector.VectorEnv) -> Iterator[None]:
+    """Say which process has died, where one has."""
+    try:
+        with _quiet():
+            yield
+    except (EOFError, ConnectionError) as error:
+        processes = env.processes if isinstance(env, gym.vector.AsyncVectorEnv) else []
+        for process in processes:
+            process.join(timeout=0.1)
+        codes = {number: process.exitcode for number, process in enumerate(processes)}
+        dead = [f"{number} (exit code {code})" for number, code in codes.items() if code is not None]
+        raise UserError(f"environment processes have died: {', '.join(dead) or 'unknown'}") from error

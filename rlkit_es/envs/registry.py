@@ -83,7 +83,9 @@ def make_vector_envs(
         if chosen == "envpool":
             return [EnvPoolVectorEnv(env_id, size, threads) for size in sizes]
         return [make_gymnasium(env_id, size, asynchronous=chosen == "gymnasium-async") for size in sizes]
-    except (gym.error.Error, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever the environment does when it is made
         raise UserError(f"cannot make {env_id!r}: {_one_line(error)}") from error
 
 

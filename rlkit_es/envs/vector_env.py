@@ -59,9 +59,9 @@ class VectorEnv(Protocol):
         ...
 
 
-def env_seeds(seed: int, num_envs: int) -> list[int]:
-    """A distinct seed for each environment, a function of ``seed`` alone, in [0, 2**31)."""
-    words = np.random.SeedSequence(seed).generate_state(2 * num_envs, dtype=np.uint32) >> 1
+def env_seeds(seed: int, num_envs: int, segment: int = 0) -> list[int]:
+    """A distinct seed for each environment, a function of ``seed`` and ``segment`` alone, in [0, 2**31)."""
+    words = np.random.SeedSequence([seed, segment]).generate_state(2 * num_envs, dtype=np.uint32) >> 1
     distinct = list(dict.fromkeys(int(word) for word in words))
     return distinct[:num_envs]
 

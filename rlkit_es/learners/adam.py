@@ -25,6 +25,11 @@ def init_state(parameters: Tensor) -> AdamState:
     return AdamState(parameters, zeros, zeros.clone(), parameters.new_zeros(2))
 
 
+def moments(state: AdamState) -> dict[str, Tensor]:
+    """All but the parameters, by name."""
+    return {name: value for name, value in state._asdict().items() if name != "parameters"}
+
+
 def store(source: AdamState, target: AdamState) -> None:
     """Into the tensors that the modules' parameters are views of."""
     for new, old in zip(source, target, strict=True):

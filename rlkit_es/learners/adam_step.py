@@ -7,7 +7,7 @@ import torch
 from rlkit_es.core.losses import normalize
 from rlkit_es.core.minibatches import shuffled_minibatches
 from rlkit_es.errors import NonFiniteError
-from rlkit_es.learners.adam import AdamState, init_state, store
+from rlkit_es.learners.adam import AdamState, init_state, moments, store
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
 from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
@@ -60,6 +60,9 @@ class AdamStep:
             return
         self._joint_loop = CompiledLoop(self._step.joint)
         self._critic_loop = CompiledLoop(self._step.critic_only)
+
+    def state_tensors(self) -> dict[str, torch.Tensor]:
+        return {**moments(self.state), **self.adaptive._asdict()}
 
     @torch.no_grad()
     def update(self, batch: Batch, learning_rate: float, remaining: float = 1.0) -> dict[str, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rlkit_es.errors import check_choices, check_counts, check_range, check_types
+from rlkit_es.errors import check_choices, check_counts, check_name, check_range, check_types
+from rlkit_es.learners.slots import SLOTS, names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +52,20 @@ class UpdateConfig:
     """Where advantages get mean 0 and standard deviation 1. batch keeps their sizes comparable
     between minibatches; none is for rewards whose scale is known."""
 
-    surrogate: Literal["ratio", "ratio_minus_one", "clip", "spo"] | None = None
-    """The objective; None: the recipe's."""
+    surrogate: str | None = None
+    """The objective: ratio, ratio_minus_one, clip, spo, or one of your own; None: the recipe's."""
 
-    mask: (
-        Literal["keep_all", "ratio_within", "ratio_below", "ratio_above", "ratio_log_symmetric", "kl_below"]
-        | None
-    ) = None
-    """Which samples may move the policy; None: the recipe's."""
+    mask: str | None = None
+    """Which samples may move the policy: keep_all, ratio_within, ratio_below, ratio_above,
+    ratio_log_symmetric, kl_below, or one of your own; None: the recipe's."""
 
-    stop: Literal["never", "ratio_deviation", "mean_kl"] | None = None
-    """When the policy has moved far enough on this batch; None: the recipe's."""
+    stop: str | None = None
+    """When the policy has moved far enough on this batch: never, ratio_deviation, mean_kl, or one of
+    your own; None: the recipe's."""
 
-    constraint: Literal["none", "ratio_variance", "kl"] | None = None
-    """What a dual variable holds under `constraint_limit` on average; None: the recipe's."""
+    constraint: str | None = None
+    """What a dual variable holds under `constraint_limit` on average: none, ratio_variance, kl, or one
+    of your own; None: the recipe's."""
 
     clip_range: float = 0.2
     """eps of the clipped and of the spo surrogate: how far a ratio may profitably move. 0.1 to 0.3."""
@@ -133,6 +134,9 @@ class UpdateConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        for slot in SLOTS:
+            if getattr(self, slot) is not None:
+                check_name(slot, getattr(self, slot), names(slot))
         check_types(self, bool, "True or False", "mask_value")
         check_counts(self, "minibatch_size", "epochs", "cg_iterations", "line_search_steps")
         check_range(self, "learning_rate", "adam_epsilon", above=0, high=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.config import UpdateConfig
@@ -23,6 +24,13 @@ class Learner(Protocol):
 
     def compile(self) -> None:
         """Compile what is worth it; it happens at the first update."""
+        ...
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """All that the next update depends on beside the policy and the generator, by name.
+
+        The tensors themselves: what is copied into them is what the learner goes on from.
+        """
         ...
 
 

@@ -21,6 +21,7 @@ from rlkit_es.core.trust_region import (
     trust_region_step,
 )
 from rlkit_es.errors import NonFiniteError
+from rlkit_es.learners.adam import moments
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.critic_fit import CriticFit
 from rlkit_es.learners.minibatch_step import MinibatchStep
@@ -65,6 +66,9 @@ class NaturalStep:
     def compile(self) -> None:
         """Compile the critic's minibatch loop; the policy's own step is large operations already."""
         self.critic.compile()
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        return moments(self.critic.state)
 
     @torch.no_grad()
     def update(self, batch: Batch, learning_rate: float, remaining: float = 1.0) -> dict[str, float]:

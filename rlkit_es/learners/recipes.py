@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from rlkit_es.core import constraints, masks, stops, surrogates
 from rlkit_es.errors import look_up
 from rlkit_es.learners.applicability import check_applies
 from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.slots import NO_CONSTRAINT, SLOTS
 from rlkit_es.types import PolicyStats
 
 
@@ -62,23 +62,6 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
-def _by_name(*functions: Callable[..., Tensor]) -> Mapping[str, Callable[..., Tensor]]:
-    return {function.__name__: function for function in functions}
-
-
-SURROGATES = _by_name(surrogates.ratio, surrogates.ratio_minus_one, surrogates.clip, surrogates.spo)
-MASKS = _by_name(
-    masks.keep_all,
-    masks.ratio_within,
-    masks.ratio_below,
-    masks.ratio_above,
-    masks.ratio_log_symmetric,
-    masks.kl_below,
-)
-STOPS = _by_name(stops.never, stops.ratio_deviation, stops.mean_kl)
-CONSTRAINTS = _by_name(constraints.ratio_variance, constraints.kl)
-
-
 class Slots(NamedTuple):
     """A recipe with its hyperparameters filled in."""
 
@@ -106,14 +89,15 @@ def fill_slots(recipe: Recipe, config: UpdateConfig) -> Slots:
     Raises:
         UserError: ``config`` asks for what cannot apply to this kind of step.
     """
-    mask, stop = config.mask or recipe.mask, config.stop or recipe.stop
-    constraint = config.constraint or recipe.constraint
+    surrogate, mask, stop, constraint = (
+        getattr(recipe if getattr(config, slot) is None else config, slot) for slot in SLOTS
+    )
     check_applies(recipe.step, config, mask=mask, stop=stop, constraint=constraint)
     return Slots(
-        surrogate=_bind(look_up("surrogate", config.surrogate or recipe.surrogate, SURROGATES), config),
-        mask=_bind(look_up("mask", mask, MASKS), config),
-        stop=_bind(look_up("stop", stop, STOPS), config),
-        constraint=None if constraint == "none" else look_up("constraint", constraint, CONSTRAINTS),
+        surrogate=_bind(SLOTS["surrogate"][surrogate], config),
+        mask=_bind(SLOTS["mask"][mask], config),
+        stop=_bind(SLOTS["stop"][stop], config),
+        constraint=None if constraint == NO_CONSTRAINT else SLOTS["constraint"][constraint],
         may_stop=stop != "never",
         may_drop=mask != "keep_all",
         step=recipe.step,
@@ -122,7 +106,8 @@ def fill_slots(recipe: Recipe, config: UpdateConfig) -> Slots:
 
 def _bind(slot: Callable[..., Tensor], config: UpdateConfig) -> BoundSlot:
     names = list(inspect.signature(slot).parameters)[2:]
-    settings = {name: getattr(config, name) for name in names}
+    # What is no field has a default of its own: `register` sees to that.
+    settings = {name: getattr(config, name) for name in names if hasattr(config, name)}
 
     def bound(stats: PolicyStats, data: Tensor, scheduled: Mapping[str, Tensor] | None = None) -> Tensor:
         now = {name: value for name, value in (scheduled or {}).items() if name in settings}

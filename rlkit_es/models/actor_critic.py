@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from rlkit_es.errors import look_up
 from rlkit_es.models.distributions import make_distribution
-from rlkit_es.models.networks import MLP, CategoricalActor, Critic, GaussianActor
+from rlkit_es.models.networks import NETWORKS, CategoricalActor, Critic, GaussianActor
 from rlkit_es.models.normalizers import ObservationNormalizer
 from rlkit_es.types import ActionSpec
 
@@ -19,6 +20,7 @@ class ActorCritic(nn.Module):
     Args:
         observation_size: O.
         action: what the environment accepts.
+        network: a name in ``networks.NETWORKS``.
         hidden_sizes: width of each hidden layer, of the actor and of the critic.
         activation: a name in ``networks.ACTIVATIONS``.
         log_std_init: initial log standard deviation of a continuous action.
@@ -38,6 +40,7 @@ class ActorCritic(nn.Module):
         observation_size: int,
         action: ActionSpec,
         *,
+        network: str = "mlp",
         hidden_sizes: Sequence[int],
         activation: str,
         log_std_init: float,
@@ -56,13 +59,12 @@ class ActorCritic(nn.Module):
         )
         body = (observation_size, *hidden_sizes)
         # A last layer near zero: the first policy does not depend on the observation.
-        network = MLP((*body, action.size), activation, 0.01, generator)
+        make = look_up("network", network, NETWORKS)
+        actor = make((*body, action.size), activation, 0.01, generator)
         self.actor = (
-            CategoricalActor(network)
-            if action.discrete
-            else GaussianActor(network, action.size, log_std_init)
+            CategoricalActor(actor) if action.discrete else GaussianActor(actor, action.size, log_std_init)
         )
-        self.critic = Critic(MLP((*body, 1), activation, 1.0, generator))
+        self.critic = Critic(make((*body, 1), activation, 1.0, generator))
         low, high = torch.tensor(action.low), torch.tensor(action.high)
         self.register_buffer("action_low", low, persistent=False)
         self.register_buffer("action_high", high, persistent=False)

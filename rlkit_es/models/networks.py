@@ -67,10 +67,19 @@ class MLP(nn.Module):
         return run
 
 
+# A constructor takes the arguments of `MLP`; a module of the user's own need not have `MLP.frozen`.
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP}
+
+
+def frozen(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The network as a function, for as long as its parameters stay as they are."""
+    return network.frozen() if isinstance(network, MLP) else network
+
+
 class GaussianActor(nn.Module):
     """Mean from a network, log standard deviation a parameter of its own."""
 
-    def __init__(self, network: MLP, action_size: int, log_std_init: float) -> None:
+    def __init__(self, network: nn.Module, action_size: int, log_std_init: float) -> None:
         super().__init__()
         self.network = network
         self.log_std = nn.Parameter(torch.full((action_size,), float(log_std_init)))
@@ -82,14 +91,14 @@ class GaussianActor(nn.Module):
 
     def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Samples for (M, O) observations and (M, A) noise, with the parameters as they are now."""
-        network, std = self.network.frozen(), self.log_std.exp()
+        network, std = frozen(self.network), self.log_std.exp()
         return lambda observation, noise: torch.addcmul(network(observation), std, noise)
 
 
 class CategoricalActor(nn.Module):
     """Log-probabilities from a network."""
 
-    def __init__(self, network: MLP) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
@@ -99,7 +108,7 @@ class CategoricalActor(nn.Module):
 
     def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Samples for (M, O) observations and (M, n) noise, with the parameters as they are now."""
-        network = self.network.frozen()
+        network = frozen(self.network)
         return lambda observation, noise: (network(observation) + noise).argmax(-1)
 
 

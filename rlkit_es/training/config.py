@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlkit_es.errors import UserError, check_counts, check_range, check_types, suggestion
+from rlkit_es.errors import UserError, check_counts, check_name, check_range, check_types, suggestion
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import fill_slots, find_recipe
+from rlkit_es.models.networks import NETWORKS
 from rlkit_es.training.presets import preset_settings
 
 
@@ -47,6 +48,9 @@ class Config(UpdateConfig):
     gae_lambda: float = 0.95
     """GAE's lambda: lower trusts the critic more and is less noisy."""
 
+    network: str = "mlp"
+    """mlp, or one of your own that you registered."""
+
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Width of each hidden layer, for the actor and for the critic. Wider for large observations."""
 
@@ -76,6 +80,22 @@ class Config(UpdateConfig):
     """Episodes of the deterministic evaluation at the end, on environments with seeds of their own;
     0: none."""
 
+    eval_every: int = 0
+    """Environment steps between evaluations during training, of `eval_episodes` each; 0: none. The
+    best checkpoint is then the best by these, else by the return of the last 100 training episodes."""
+
+    checkpoint_every: int | None = None
+    """Environment steps between checkpoints, at each of which the environments begin anew: so a run
+    that was killed goes on exactly. Fewer lose less to a crash, and cut more episodes: leave each
+    environment several whole ones. None: 250,000, or 4,000 of each environment if that is more; 0: a
+    checkpoint at the start and at the end alone."""
+
+    keep_checkpoints: int = 2
+    """How many of the last checkpoints to keep, beside the best."""
+
+    wandb: str | None = None
+    """Weights & Biases project to log to as well; needs the extra wandb."""
+
     run_dir: Path | None = None
     """Directory of this run. The command line makes runs/<env>/<algo>/seed<seed>-<time> where it is
     left out; from Python nothing is then written."""
@@ -103,15 +123,27 @@ class Config(UpdateConfig):
 
     def __post_init__(self) -> None:
         check_types(self, str, "a name", "algo", "env", "device")
+        check_name("network", self.network, NETWORKS)
         check_types(
             self, bool, "True or False", "normalize_observations", "normalize_rewards", "scale_actions"
         )
         check_types(self, (Path, type(None)), "a path", "run_dir")
+        check_types(self, (str, type(None)), "a name", "wandb")
         recipe = find_recipe(self.algo)
         super().__post_init__()
         fill_slots(recipe, self)  # refuses what cannot apply
-        check_counts(self, "total_steps", "num_envs", "rollout_steps", "torch_threads", "env_groups")
-        check_counts(self, "seed", "env_threads", "eval_episodes", least=0)
+        check_counts(
+            self,
+            "total_steps",
+            "num_envs",
+            "rollout_steps",
+            "torch_threads",
+            "env_groups",
+            "keep_checkpoints",
+        )
+        check_counts(self, "seed", "env_threads", "eval_episodes", "eval_every", least=0)
+        if self.checkpoint_every is not None:
+            check_counts(self, "checkpoint_every", least=0)
         check_range(self, "seed", high=2**63 - 1)
         check_range(self, "gamma", "gae_lambda", low=0, high=1)
         check_range(self, "log_std_init", low=-10, high=5)
@@ -130,6 +162,13 @@ class Config(UpdateConfig):
     def batch_size(self) -> int:
         """B: rows of one rollout."""
         return self.num_envs * self.rollout_steps
+
+    @property
+    def segment_steps(self) -> int:
+        """Environment steps from one checkpoint to the next; 0: all of them."""
+        if self.checkpoint_every is None:
+            return max(250_000, 4_000 * self.num_envs)
+        return self.checkpoint_every
 
     @classmethod
     def for_algorithm(cls, algo: str, *, preset: str | None = None, **overrides: Any) -> Config:

@@ -47,6 +47,11 @@ class EpisodeTracker:
         self.recent.extend(finished)
         return finished
 
+    def abandon(self) -> None:
+        """Forget the episodes that are under way: their environments begin anew."""
+        self._return[:] = 0.0
+        self._length[:] = 0
+
     def means(self) -> dict[str, float]:
         """Mean return and length of the recent episodes; NaN before the first has ended."""
         if not self.recent:

@@ -18,7 +18,7 @@ from rlkit_es.types import Batch, Rollout
 
 
 class RolloutCollector:
-    """Steps the environments with the current policy.
+    """Steps the environments, which begin anew for it, with the current policy.
 
     Args:
         groups: environments; while the policy acts for one group, the others are simulated. Episodes
@@ -53,7 +53,8 @@ class RolloutCollector:
         """T steps of every environment.
 
         Raises:
-            NonFiniteError: the environment returned NaN or infinity.
+            NonFiniteError: the policy's actions are NaN or infinite, or the environment returned such
+                an observation or reward.
         """
         noise = policy.distribution.noise((self.steps, sum(self._sizes)), self.generator).to(self.device)
         group_noise = [part.contiguous().unbind(0) for part in torch.split(noise, self._sizes, dim=1)]
@@ -125,6 +126,10 @@ class _Group:
 
 
 def _require_finite(rollout: Rollout) -> None:
+    seen = rollout.observation.isfinite().flatten(2).all(-1)
+    acted = rollout.action.isfinite().flatten(2).all(-1) if rollout.action.dim() > 2 else seen
+    if (seen & ~acted).any():  # the policy's own doing: it was given numbers
+        raise NonFiniteError("the policy's action is not finite: lower the learning rate")
     for name in ("observation", "next_observation", "reward"):
         finite = torch.isfinite(getattr(rollout, name))
         if not finite.all():

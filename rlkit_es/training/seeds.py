@@ -15,6 +15,7 @@ class Seeds(NamedTuple):
     minibatches: int
     envs: int
     evaluation: int
+    periodic_evaluation: int  # not the final one's: what chose the best policy may not judge it
 
 
 def derive_seeds(seed: int) -> Seeds:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from rlkit_es.envs.registry import make_vector_envs
-from rlkit_es.envs.vector_env import env_seeds
-from rlkit_es.errors import NonFiniteError
+from rlkit_es.envs.vector_env import VectorEnv, env_seeds
+from rlkit_es.errors import NonFiniteError, UserError
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
 from rlkit_es.learners.learner import make_learner
-from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.normalizers import RewardScaler
+from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
 from rlkit_es.training.device import resolve_device
 from rlkit_es.training.episodes import EpisodeTracker
-from rlkit_es.training.logging import Logger
+from rlkit_es.training.evaluate import evaluate_policy
+from rlkit_es.training.policy import make_policy
 from rlkit_es.training.rollout import RolloutCollector, prepare_batch
 from rlkit_es.training.seeds import derive_seeds
-from rlkit_es.types import ActionSpec
+from rlkit_es.types import Spaces
 
 
 @dataclass
@@ -31,82 +32,150 @@ class Progress:
 
     iteration: int = 0
     env_steps: int = 0  # transitions: resets are not counted
-    wall_seconds: float = 0.0
+    wall_seconds: float = 0.0  # of iterations; evaluations and checkpoints are not counted
+    segment: int = 0  # how often the environments were to begin anew
+    stage_begin: int = 0  # env_steps where this stage of training began: its schedules' start
+    stage_end: int = 0  # env_steps where it ends
+    best_return: float = float("-inf")  # of the best checkpoint
+
+
+_NOT_EVALUATED = {"evaluation_return_mean": float("nan"), "evaluation_return_std": float("nan")}
 
 
 class Trainer:
     """Envs, policy and learner of one run; `train` may be called again to go on.
 
+    A run is a sequence of segments, each of which ends at a multiple of ``config.segment_steps``
+    steps, or where training ends. In every segment the environments begin anew with seeds of their
+    own, so that what the simulators hold need not be saved to go on exactly from the end of one. The
+    episodes that are cut count as truncated: the last value is bootstrapped, their returns are not
+    reported.
+
     Sets the process's number of torch threads to ``config.torch_threads``.
+
+    Args:
+        config: the settings.
+        spaces: of the environment, whose making is then put off until it is needed; None: as it has them.
 
     Raises:
         UserError: the environment, the device or the backend cannot be used.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, spaces: Spaces | None = None) -> None:
         torch.set_num_threads(config.torch_threads)
         self.config = config
         self.progress = Progress()
         self.device = resolve_device(config.device)
-        seeds = derive_seeds(config.seed)
-        self.envs = make_vector_envs(
-            config.env,
-            config.num_envs,
-            backend=config.backend,
-            threads=config.env_threads,
-            groups=config.env_groups,
-        )
-        self.observation_size, self.action = self.envs[0].observation_size, self.envs[0].action
-        self.policy = make_policy(config, self.observation_size, self.action, seeds.networks)
-        self.policy.to(self.device)
+        self.seeds = derive_seeds(config.seed)
+        self.envs: list[VectorEnv] = [] if spaces is not None else make_envs(config)
+        self.spaces = spaces or Spaces(self.envs[0].observation_size, self.envs[0].action)
+        self.policy = make_policy(config, self.spaces, self.seeds.networks).to(self.device)
         self.reward_scaler = (
             RewardScaler(config.num_envs, config.gamma, config.reward_clip).to(self.device)
             if config.normalize_rewards
             else None
         )
+        self.generators = {
+            "minibatches": torch.Generator().manual_seed(self.seeds.minibatches),
+            "action_noise": torch.Generator().manual_seed(self.seeds.action_noise),
+        }
         self.learner = make_learner(
             config.algo,
             self.policy,
             config,
-            torch.Generator().manual_seed(seeds.minibatches),
+            self.generators["minibatches"],
             watch_stop=self.device.type == "cpu",
-        )
-        self.collector = RolloutCollector(
-            self.envs,
-            config.rollout_steps,
-            generator=torch.Generator().manual_seed(seeds.action_noise),
-            seeds=env_seeds(seeds.envs, config.num_envs),
-            device=self.device,
         )
         self.episodes = EpisodeTracker(config.num_envs)
         self.metrics: dict[str, float] = {}
+        self.stop_reason: str | None = None
+        """What `request_stop` was given; None where training was not asked to stop."""
 
-    def train(self, total_steps: int, loggers: Sequence[Logger] = ()) -> None:
-        """Train for ``total_steps`` more environment steps, over which the schedule runs once.
+    def train(self, total_steps: int, hooks: Hooks | None = None) -> None:
+        """Train for ``total_steps`` more environment steps, over which the schedules run once.
 
         Raises:
             NonFiniteError: naming the quantity and the iteration.
-            UserError: compilation was asked for and is not possible.
+            UserError: compilation was asked for and is not possible, an environment failed, or a
+                file cannot be written.
         """
-        if should_compile(self.config.compile, total_steps, self.device)[0]:
+        self.begin_stage(total_steps)
+        self.go_on(hooks or Hooks())
+
+    def begin_stage(self, total_steps: int) -> None:
+        """Have `go_on` train for ``total_steps`` from here."""
+        self.config = dataclasses.replace(self.config, total_steps=total_steps)
+        self.progress.stage_begin = self.progress.env_steps
+        self.progress.stage_end = self.progress.env_steps + total_steps
+        self.stop_reason = None
+
+    def go_on(self, hooks: Hooks) -> None:
+        """Train until the stage that was begun ends, or a callback asks to stop; raises as `train`."""
+        stage_steps = self.progress.stage_end - self.progress.stage_begin
+        if should_compile(self.config.compile, stage_steps, self.device)[0]:
             self.learner.compile()
-        begin = self.progress.env_steps
-        while self.progress.env_steps < begin + total_steps:
-            self.metrics = self._iterate(1 - (self.progress.env_steps - begin) / total_steps)
-            for logger in loggers:
-                logger.log(self.metrics)
+        self._save(hooks)  # from here on there is something to go back to
+        while not self.finished:
+            self._train_segment(self.begin_segment(), hooks)
+            self.progress.segment += 1
+            self._save(hooks)
+
+    def begin_segment(self) -> RolloutCollector:
+        """Environments anew: nothing of what they held before has an effect from here on."""
+        self.envs = self.envs or make_envs(self.config)
+        if (found := Spaces(self.envs[0].observation_size, self.envs[0].action)) != self.spaces:
+            raise UserError(
+                f"{self.config.env} is not the environment that the policy is for: it has {found}, "
+                f"not {self.spaces}"
+            )
+        self.episodes.abandon()
+        if self.reward_scaler is not None:
+            self.reward_scaler.running.zero_()
+        return RolloutCollector(
+            self.envs,
+            self.config.rollout_steps,
+            generator=self.generators["action_noise"],
+            seeds=env_seeds(self.seeds.envs, self.config.num_envs, self.progress.segment),
+            device=self.device,
+        )
+
+    def request_stop(self, reason: str) -> None:
+        """Make this iteration the last one, and say why."""
+        self.stop_reason = reason
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has come to its end, or was asked to stop."""
+        return self.progress.env_steps >= self.progress.stage_end or self.stop_reason is not None
 
     def close(self) -> None:
-        """Free the environments."""
+        """Free the environments; more training makes them anew."""
         for envs in self.envs:
             envs.close()
+        self.envs = []
 
-    def _iterate(self, remaining: float) -> dict[str, float]:
-        """One rollout and the update on it, with ``remaining`` of training left, from 1 to 0."""
+    def _train_segment(self, collector: RolloutCollector, hooks: Hooks) -> None:
+        config, progress = self.config, self.progress
+        while True:
+            before = progress.env_steps
+            metrics = self._iterate(collector)
+            if config.eval_every:
+                due = crosses(before, progress.env_steps, config.eval_every)
+                metrics |= self._evaluate(hooks) if due else _NOT_EVALUATED
+            self.metrics = metrics
+            for logger in hooks.loggers:
+                logger.log(metrics)
+            for callback in hooks.callbacks:
+                callback.on_iteration(self, metrics)
+            if self.finished or crosses(before, progress.env_steps, config.segment_steps):
+                return
+
+    def _iterate(self, collector: RolloutCollector) -> dict[str, float]:
+        """One rollout and the update on it."""
         started = time.perf_counter()
         self.progress.iteration += 1
         try:
-            rollout = self.collector.collect(self.policy)
+            rollout = collector.collect(self.policy)
             batch, explained_variance = prepare_batch(
                 rollout,
                 self.policy,
@@ -114,6 +183,7 @@ class Trainer:
                 gamma=self.config.gamma,
                 gae_lambda=self.config.gae_lambda,
             )
+            remaining = self._remaining()
             update = self.learner.update(batch, self._learning_rate(remaining), remaining)
         except NonFiniteError as error:
             raise NonFiniteError(f"iteration {self.progress.iteration}: {error}") from error
@@ -136,21 +206,56 @@ class Trainer:
             "explained_variance": explained_variance,
         }
 
+    def _evaluate(self, hooks: Hooks) -> dict[str, float]:
+        evaluation = evaluate_policy(
+            self.policy,
+            self.config,
+            episodes=max(self.config.eval_episodes, 1),
+            seed=self.seeds.periodic_evaluation,
+            env_steps=self.progress.env_steps,
+        )
+        if hooks.store is not None:
+            hooks.store.save_if_best(self, evaluation.return_mean)
+        for callback in hooks.callbacks:
+            callback.on_evaluation(self, evaluation)
+        return {
+            "evaluation_return_mean": evaluation.return_mean,
+            "evaluation_return_std": evaluation.return_std,
+        }
+
+    def _save(self, hooks: Hooks) -> None:
+        if hooks.store is None:
+            return
+        for logger in hooks.loggers:
+            logger.flush()
+        if not self.config.eval_every:
+            hooks.store.save_if_best(self, self.episodes.means()["episode_return_mean"])
+        path = hooks.store.save(self)
+        for callback in hooks.callbacks:
+            callback.on_checkpoint(self, path)
+
+    def _remaining(self) -> float:
+        """Of this stage of training, from 1 to 0."""
+        progress = self.progress
+        done = progress.env_steps - progress.stage_begin
+        return 1 - done / (progress.stage_end - progress.stage_begin)
+
     def _learning_rate(self, remaining: float) -> float:
         scheduled = self.config.learning_rate_schedule == "linear"
         return self.config.learning_rate * (remaining if scheduled else 1.0)
 
 
-def make_policy(config: Config, observation_size: int, action: ActionSpec, seed: int) -> ActorCritic:
-    """The untrained policy that ``config`` describes, on the CPU."""
-    return ActorCritic(
-        observation_size,
-        action,
-        hidden_sizes=config.hidden_sizes,
-        activation=config.activation,
-        log_std_init=config.log_std_init,
-        observation_clip=config.observation_clip,
-        normalize_observations=config.normalize_observations,
-        scale_actions=config.scale_actions,
-        generator=torch.Generator().manual_seed(seed),
+def crosses(before: int, after: int, every: int) -> bool:
+    """Whether a multiple of ``every`` lies in (``before``, ``after``]; never for 0."""
+    return every > 0 and before // every < after // every
+
+
+def make_envs(config: Config) -> list[VectorEnv]:
+    """The environments that ``config`` describes, in groups; raises as `make_vector_envs`."""
+    return make_vector_envs(
+        config.env,
+        config.num_envs,
+        backend=config.backend,
+        threads=config.env_threads,
+        groups=config.env_groups,
     )

@@ -10,7 +10,8 @@ from update_examples import ADAM, NATURAL, make_config_for, make_policy, paramet
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.learner import make_learner
-from rlkit_es.learners.recipes import CONSTRAINTS, MASKS, STOPS, fill_slots, find_recipe
+from rlkit_es.learners.recipes import fill_slots, find_recipe
+from rlkit_es.learners.slots import CONSTRAINTS, MASKS, STOPS
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(UpdateConfig)}
 SCHEDULE = "deviation_threshold_schedule"

@@ -8,16 +8,8 @@ from torch import Tensor
 from rlkit_es.core import constraints, masks, stops, surrogates
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.recipes import (
-    CONSTRAINTS,
-    MASKS,
-    RECIPES,
-    STOPS,
-    SURROGATES,
-    Recipe,
-    fill_slots,
-    find_recipe,
-)
+from rlkit_es.learners.recipes import RECIPES, Recipe, fill_slots, find_recipe
+from rlkit_es.learners.slots import CONSTRAINTS, MASKS, STOPS, SURROGATES
 from rlkit_es.types import PolicyStats
 
 TABLE = {

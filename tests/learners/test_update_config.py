@@ -1,5 +1,7 @@
 import dataclasses
+import inspect
 import math
+import re
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -20,7 +22,7 @@ from update_examples import (
 
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.recipes import CONSTRAINTS, MASKS, STOPS, SURROGATES
+from rlkit_es.learners.slots import MASKS, SLOTS, STOPS, SURROGATES, names
 from rlkit_es.types import ActionSpec
 
 FIELDS = {field.name: get_type_hints(UpdateConfig)[field.name] for field in dataclasses.fields(UpdateConfig)}
@@ -158,7 +160,7 @@ def bad_values(name: str) -> list[Any]:
     if FIELDS[name] is bool:
         return [None, 0, 1, 1.0, "yes", "True", "", [], object(), math.nan, "two\nlines"]
     optional = type(None) in get_args(FIELDS[name])
-    literal = any(get_origin(t) is Literal for t in (FIELDS[name], *get_args(FIELDS[name])))
+    literal = name in SLOTS or any(get_origin(t) is Literal for t in (FIELDS[name], *get_args(FIELDS[name])))
     values: list[Any] = [True, [], object()] + ([] if optional else [None])
     if literal:
         return [*values, "nonsense", "", 3]
@@ -244,11 +246,11 @@ def test_the_message_lists_the_choices() -> None:
     assert str(caught.value) == "surrogate must be one of ratio, ratio_minus_one, clip, spo, got 'clipped'"
 
 
-def test_the_choices_are_the_functions_there_are() -> None:
-    tables = {"surrogate": SURROGATES, "mask": MASKS, "stop": STOPS, "constraint": {"none", *CONSTRAINTS}}
-    for name, table in tables.items():
-        choices = [c for t in get_args(FIELDS[name]) for c in get_args(t)]
-        assert sorted(choices) == sorted(table)
+@pytest.mark.parametrize("slot", SLOTS)
+def test_the_description_of_a_slot_names_the_functions_there_are(slot: str) -> None:
+    source = inspect.getsource(UpdateConfig)
+    description = source.split(f"    {slot}: str | None = None\n")[1].split('"""')[1]
+    assert set(names(slot)) <= set(re.findall(r"\w+", description))
 
 
 def test_a_config_cannot_be_changed_afterwards() -> None:

@@ -71,6 +71,7 @@ def test_sampling_differs_from_the_mode() -> None:
 def test_environments_get_distinct_seeds_that_training_did_not_use() -> None:
     Badge.seeds_seen.clear()
     trainer = trainer_for("ToyBadge-v0", seed=3)
+    trainer.begin_segment()
     training = list(Badge.seeds_seen)
     evaluate_policy(trainer.policy, trainer.config, episodes=20)
     evaluation = Badge.seeds_seen[len(training) :]

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.runs.experiment import History
+from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
-from rlkit_es.training.experiment import History
 from rlkit_es.training.trainer import Trainer
 
 SPEED = {"wall_seconds", "steps_per_second"}
@@ -51,7 +52,7 @@ def train(algo: str, env: str) -> Outcome:
     moving = {"learning_rate": 3e-3, "seed": 2}
     trainer, history = Trainer(Config.for_algorithm(algo, env=env, **small, **passes, **moving)), History()
     before = {name: x.clone() for name, x in trainer.policy.state_dict().items()}
-    trainer.train(2 * 128 - 40, [history])
+    trainer.train(2 * 128 - 40, Hooks([history]))
     trainer.close()
     return Outcome(history.metrics, before, trainer.policy.state_dict())
 

@@ -15,9 +15,10 @@ from rlkit_es.errors import NonFiniteError
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
 from rlkit_es.training.config import Config
+from rlkit_es.training.policy import make_policy
 from rlkit_es.training.rollout import RolloutCollector, _next_values, prepare_batch
-from rlkit_es.training.trainer import Trainer, make_policy
-from rlkit_es.types import Rollout
+from rlkit_es.training.trainer import Trainer
+from rlkit_es.types import Rollout, Spaces
 
 CPU = torch.device("cpu")
 SEEDS = [0, 1, 2, 3, 6]
@@ -41,7 +42,7 @@ def walk_policy(*, noisy: bool = False, scale_actions: bool = True) -> ActorCrit
     """A policy for `Walk` that depends on the observation, with a normaliser that has seen something."""
     config = Config(algo="ppo", hidden_sizes=(16,), log_std_init=0.0, scale_actions=scale_actions)
     envs = walks(AutoresetMode.NEXT_STEP, 1)
-    policy = make_policy(config, envs.observation_size, envs.action, seed=0)
+    policy = make_policy(config, Spaces(envs.observation_size, envs.action), seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -155,7 +156,7 @@ def test_one_and_two_groups_of_envpool(env_id: str) -> None:
     for groups in (1, 2):
         made = make_vector_envs(env_id, 5, backend="envpool", groups=groups)
         assert len(made) == groups
-        policy = make_policy(Config(algo="ppo"), made[0].observation_size, made[0].action, seed=0)
+        policy = make_policy(Config(algo="ppo"), Spaces(made[0].observation_size, made[0].action), seed=0)
         rollouts.append(collector(made, 20).collect(policy))
     one, two = rollouts
     for name, field in one._asdict().items():
@@ -292,7 +293,7 @@ def test_actions_are_stored_unclipped_and_sent_within_bounds(
     (envs,) = make_vector_envs(env_id, 3, backend="auto")
     recording = Recording(envs)
     config = Config(algo="ppo", log_std_init=1.0, scale_actions=scale_actions)
-    policy = make_policy(config, envs.observation_size, envs.action, seed=0)
+    policy = make_policy(config, Spaces(envs.observation_size, envs.action), seed=0)
     rollout = collector([recording], 30, SEEDS[:3]).collect(policy)
     sent = torch.stack(recording.sent)
     assert float(sent.abs().max()) == pytest.approx(bound)
@@ -312,7 +313,7 @@ def test_the_ratio_is_one_on_the_first_minibatch(env_id: str, scale_actions: boo
     trainer = Trainer(config)
     trainer.train(config.batch_size)
     policy = trainer.policy
-    rollout = trainer.collector.collect(policy)
+    rollout = trainer.begin_segment().collect(policy)
     batch, _ = prepare_batch(rollout, policy, trainer.reward_scaler, gamma=0.99, gae_lambda=0.95)
     some = torch.randperm(config.batch_size, generator=torch.Generator().manual_seed(0))[:37]
     new = policy.actor(batch.observation[some])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import torch
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.models.networks import MLP, NETWORKS
+from rlkit_es.runs.experiment import run
+from rlkit_es.runs.run_directory import describe_run
+from rlkit_es.runs.run_records import RunRecord
+from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
-from rlkit_es.training.experiment import run
-from rlkit_es.training.run_directory import describe_run
-from rlkit_es.training.run_records import RunRecord
 from rlkit_es.training.trainer import Trainer
 
 SPEED = ("wall_seconds", "steps_per_second")
@@ -40,7 +42,18 @@ ALTERNATIVES: dict[str, Any] = {
     "reward_clip": 0.01,
     "scale_actions": False,
     "backend": "gymnasium",
+    "checkpoint_every": 128,
+    "network": "narrow",
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _another_network() -> Iterator[None]:
+    NETWORKS["narrow"] = lambda sizes, activation, gain, generator: MLP(
+        (sizes[0], 2, sizes[-1]), activation, gain, generator
+    )
+    yield
+    del NETWORKS["narrow"]
 
 
 def base(**settings: Any) -> Config:
@@ -62,7 +75,7 @@ class History:
 
 def outcome(config: Config) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     trainer, history = Trainer(config), History()
-    trainer.train(config.total_steps, [history])
+    trainer.train(config.total_steps, Hooks([history]))
     trainer.close()
     return history.rows, trainer.policy.state_dict()
 
@@ -97,6 +110,7 @@ def check_env_threads(config: Config) -> None:
     pytest.importorskip("envpool")
     for threads in (1, 4):
         trainer = Trainer(dataclasses.replace(config, env_threads=threads, env_groups=1))
+        trainer.begin_segment()
         assert trainer.envs[0]._pool.config["num_threads"] == threads
         trainer.close()
 
@@ -123,6 +137,30 @@ def check_eval_episodes(config: Config) -> None:
         assert evaluation is None or evaluation.episodes == episodes
 
 
+def check_eval_every(config: Config) -> None:
+    for every, evaluated in ((0, []), (200, [256]), (128, [128, 256]), (100_000, [])):
+        history = History()
+        trainer = Trainer(dataclasses.replace(config, eval_every=every))
+        trainer.train(256, Hooks([history]))
+        trainer.close()
+        found = [r["env_steps"] for r in history.rows if r.get("evaluation_return_mean", NAN) > -INF]
+        assert found == evaluated
+        assert all(("evaluation_return_std" in row) == (every > 0) for row in history.rows)
+
+
+def check_keep_checkpoints(config: Config) -> None:
+    for keep in (1, 3):
+        directory = Path(f"kept{keep}")
+        changes = {"run_dir": directory, "keep_checkpoints": keep, "checkpoint_every": config.batch_size}
+        run(Trainer(dataclasses.replace(config, **changes)), 5 * config.batch_size, progress=False)
+        assert len(list((directory / "checkpoints").glob("step-*"))) == keep
+
+
+def check_wandb(config: Config) -> None:
+    run(Trainer(dataclasses.replace(config, wandb="project")), 1, progress=False)
+    assert not Path("wandb").exists()  # there is no run directory to identify it by
+
+
 def check_device(config: Config) -> None:
     for device in ("auto", "cpu"):
         assert Trainer(dataclasses.replace(config, device=device)).device == torch.device("cpu")
@@ -144,6 +182,9 @@ CIRCUMSTANCES: dict[str, tuple[Any, Callable[[Config], None]]] = {
     "eval_episodes": (2, check_eval_episodes),
     "device": ("cpu", check_device),
     "compile": ("auto", check_compile),
+    "eval_every": (200, check_eval_every),
+    "keep_checkpoints": (5, check_keep_checkpoints),
+    "wandb": ("project", check_wandb),
 }
 
 
@@ -163,7 +204,8 @@ def test_a_circumstance_changes_what_it_says_and_nothing_that_is_learned(
     # With other groups the networks see other numbers of rows, which rounds differently.
     tolerance = 1e-3 if name == "env_groups" else 0
     for row, expected in zip(rows, base_outcome[0], strict=True):
-        assert row == pytest.approx(expected, rel=tolerance, abs=tolerance, nan_ok=True)
+        shared = {name: row[name] for name in expected}  # there may be columns for evaluations
+        assert shared == pytest.approx(expected, rel=tolerance, abs=tolerance, nan_ok=True)
     for key, x in parameters.items():
         torch.testing.assert_close(x, base_outcome[1][key], rtol=tolerance, atol=tolerance)
 
@@ -195,6 +237,7 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "rollout_steps": NOT_COUNTS,
     "gamma": NOT_FRACTIONS,
     "gae_lambda": NOT_FRACTIONS,
+    "network": ("mpl", "", None, 3),
     "hidden_sizes": ((0,), (64, -1), (64.0,), ("64",), 64, "64", None),
     "activation": ("gelu", "", None, 3),
     "log_std_init": (NAN, INF, -100, 100, "0", None),
@@ -204,6 +247,10 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "reward_clip": NOT_POSITIVE,
     "scale_actions": ("no", None),
     "eval_episodes": (-1, 1.5, None),
+    "eval_every": (-1, 1.5, True, None),
+    "checkpoint_every": (-1, 1.5, True, "10"),
+    "keep_checkpoints": NOT_COUNTS,
+    "wandb": (3, True),
     "run_dir": (3,),
     "device": (3, None),
     "backend": ("envpol", "", None),

@@ -9,9 +9,10 @@ import toy_envs  # noqa: F401  # registers its ids
 
 from rlkit_es.errors import NonFiniteError, UserError
 from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.runs.experiment import History
+from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import evaluate_policy
-from rlkit_es.training.experiment import History
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch
 
@@ -26,7 +27,7 @@ def small(algo: str = "ppo", **settings: object) -> Config:
 
 def trained(config: Config, steps: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     trainer, history = Trainer(config), History()
-    trainer.train(steps, [history])
+    trainer.train(steps, Hooks([history]))
     trainer.close()
     metrics = [{k: v for k, v in m.items() if k not in SPEED} for m in history.metrics]
     return metrics, trainer.policy.state_dict()
@@ -67,7 +68,7 @@ def test_one_seed_fixes_everything(algo: str, env: str, backend: str) -> None:
 @pytest.mark.parametrize("env", ["ToyWalk-v0", "CartPole-v1", "Pendulum-v1"])
 def test_metrics_are_finite_and_steps_add_up(algo: str, env: str) -> None:
     trainer, history = Trainer(small(algo, env=env)), History()
-    trainer.train(300, [history])
+    trainer.train(300, Hooks([history]))
     assert [m["iteration"] for m in history.metrics] == list(range(1, len(history.metrics) + 1))
     steps = [m["env_steps"] for m in history.metrics]
     assert steps[-1] == trainer.progress.env_steps >= 300 > steps[-2]
@@ -87,10 +88,10 @@ def test_metrics_are_finite_and_steps_add_up(algo: str, env: str) -> None:
 
 def test_training_again_goes_on_with_the_schedule_run_anew() -> None:
     trainer, history = Trainer(small(learning_rate=1e-3)), History()
-    trainer.train(150, [history])
+    trainer.train(150, Hooks([history]))
     first = len(history.metrics)
     steps = trainer.progress.env_steps
-    trainer.train(150, [history])
+    trainer.train(150, Hooks([history]))
     assert trainer.progress.env_steps >= steps + 150
     assert history.metrics[first]["iteration"] == first + 1
     rates = [m["learning_rate"] for m in history.metrics]
@@ -101,13 +102,13 @@ def test_training_again_goes_on_with_the_schedule_run_anew() -> None:
 
 def test_a_constant_learning_rate() -> None:
     trainer, history = Trainer(small(learning_rate_schedule="constant")), History()
-    trainer.train(200, [history])
+    trainer.train(200, Hooks([history]))
     assert {m["learning_rate"] for m in history.metrics} == {3e-4}
 
 
 def test_an_adaptive_learning_rate_moves_within_its_bounds() -> None:
     trainer, history = Trainer(small("ppo_adaptive", env="CartPole-v1")), History()
-    trainer.train(400, [history])
+    trainer.train(400, Hooks([history]))
     rates = [m["learning_rate"] for m in history.metrics]
     assert len(set(rates)) > 1
     assert all(0.99e-5 <= rate <= 1.01e-2 for rate in rates)
@@ -126,9 +127,9 @@ def test_the_learner_is_told_how_much_of_training_is_left(
         return update(batch, learning_rate, remaining)
 
     monkeypatch.setattr(trainer.learner, "update", listening)
-    trainer.train(200, [history])
+    trainer.train(200, Hooks([history]))
     first = len(told)
-    trainer.train(100, [history])
+    trainer.train(100, Hooks([history]))
     begins = [0.0, *(m["env_steps"] for m in history.metrics[:-1])]
     second = begins[first]
     expected = [1 - steps / 200 for steps in begins[:first]]
@@ -185,7 +186,7 @@ def test_the_normaliser_counts_the_steps_and_nothing_else(env: str) -> None:
 def test_the_normaliser_holds_the_statistics_of_the_valid_rows() -> None:
     config = small()
     trainer, twin = Trainer(config), Trainer(config)
-    rollout = twin.collector.collect(twin.policy)
+    rollout = twin.begin_segment().collect(twin.policy)
     trainer.train(1)
     assert not rollout.valid.all()
     rows = rollout.observation[rollout.valid]

@@ -20,7 +20,10 @@ Column = NDArray[np.float64]
 
 # Settings that do not make two runs different experiments.
 _CIRCUMSTANCES = frozenset(
-    {"seed", "run_dir", "device", "torch_threads", "env_threads", "env_groups", "compile", "eval_episodes"}
+    {
+        *("seed", "run_dir", "device", "torch_threads", "env_threads", "env_groups", "compile"),
+        *("eval_episodes", "eval_every", "keep_checkpoints", "wandb"),
+    }
 )
 # What a run of an earlier version did in the settings that it did not know yet.
 _DEFAULTS = {
@@ -77,9 +80,27 @@ def read_run(directory: Path) -> RunRecord:
 
 
 def _read_metrics(text: str) -> dict[str, Column]:
-    # The last line of a run that goes on may be half written.
-    rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+    rows = complete_rows(text)
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]} if rows else {}
+
+
+def complete_rows(text: str) -> list[dict[str, str]]:
+    """The rows of a CSV file; the last line of a run that goes on, or was killed, may be half written."""
+    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
+
+
+def rows_until(path: Path, env_steps: float) -> list[dict[str, str]]:
+    """What was logged in ``path`` up to ``env_steps``, as it stands there; nothing where it is missing.
+
+    Raises:
+        UserError: it is there and cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [row for row in complete_rows(path.read_text()) if float(row["env_steps"]) <= env_steps]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}; move it away to log anew") from error
 
 
 def group_seeds(runs: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlkit_es.training.logging import ConsoleLogger, CsvLogger
+from rlkit_es.runs.logging import ConsoleLogger, CsvLogger
 
 
 class Terminal(io.StringIO):

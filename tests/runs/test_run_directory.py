@@ -12,8 +12,8 @@ from rlkit_es.envs.vector_env import env_seeds
 from rlkit_es.errors import UserError
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
-from rlkit_es.training.experiment import run
-from rlkit_es.training.run_directory import create_run_directory, default_run_directory
+from rlkit_es.runs.experiment import run
+from rlkit_es.runs.run_directory import create_run_directory, default_run_directory
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.trainer import Trainer
 
@@ -141,8 +141,8 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path, place: st
 
 
 def test_an_empty_existing_directory_is_used(tmp_path: Path) -> None:
-    assert create_run_directory(tmp_path) == tmp_path
-    assert list(tmp_path.iterdir()) == []
+    create_run_directory(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["checkpoints"]
 
 
 @pytest.mark.parametrize("env", ["HalfCheetah-v4", "dm_control/humanoid-run-v0", "my.module:My Env-v0"])

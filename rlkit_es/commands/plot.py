@@ -9,21 +9,16 @@ from typing import Annotated
 
 import tyro
 
+from rlkit_es.commands.exit_code import exit_code
 from rlkit_es.errors import UserError
-from rlkit_es.run import EXIT_USER_ERROR
-from rlkit_es.training.plots import plot_diagnostics
-from rlkit_es.training.run_records import find_runs, group_seeds
+from rlkit_es.runs.plots import plot_diagnostics
+from rlkit_es.runs.run_records import find_runs, group_seeds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw as the command line says; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        tyro.cli(draw, args=arguments, prog="rlkit-es plot")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    return 0
+    return exit_code(lambda: tyro.cli(draw, args=arguments, prog="rlkit-es plot"))
 
 
 def draw(

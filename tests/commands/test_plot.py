@@ -15,9 +15,9 @@ from matplotlib.image import imread
 
 from rlkit_es import cli, run
 from rlkit_es.errors import UserError
+from rlkit_es.runs.plots import _smooth, align, plot_diagnostics, plot_learning_curve
+from rlkit_es.runs.run_records import RunRecord, find_runs, group_seeds, read_run
 from rlkit_es.training.evaluate import Evaluation
-from rlkit_es.training.plots import _smooth, align, plot_diagnostics, plot_learning_curve
-from rlkit_es.training.run_records import RunRecord, find_runs, group_seeds, read_run
 
 SMALL = [
     *("--env", "CartPole-v1", "--num-envs", "2", "--rollout-steps", "16", "--minibatch-size", "16"),

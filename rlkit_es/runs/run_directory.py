@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 import platform
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from rlkit_es.envs.registry import choose_backend
 from rlkit_es.envs.vector_env import env_seeds
 from rlkit_es.errors import UserError
 from rlkit_es.learners.compilation import should_compile
+from rlkit_es.runs.checkpoint_store import CHECKPOINTS, CheckpointStore
+from rlkit_es.runs.files import write_atomically
 from rlkit_es.training.config import Config
 from rlkit_es.training.device import resolve_device
 from rlkit_es.training.seeds import derive_seeds
@@ -30,22 +35,58 @@ def default_run_directory(config: Config) -> Path:
     return Path("runs") / env / config.algo / f"seed{config.seed}-{stamp}"
 
 
-def create_run_directory(path: Path) -> Path:
+def create_run_directory(path: Path) -> None:
     """Make ``path``, and refuse one that holds a run.
 
     Raises:
         UserError: it cannot be written, or already holds a run.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        checkpoints_of(path).mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write run directory {path}: {error.strerror}; choose another") from error
-    if (path / "metrics.csv").exists():
-        raise UserError(f"run directory {path} already holds a run; choose another")
-    return path
+    if holds_run(path):
+        raise UserError(
+            f"run directory {path} already holds a run; choose another, or go on with it: --resume {path}"
+        )
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a run was recorded in ``path``."""
+    return (path / "metrics.csv").exists() or bool(CheckpointStore(checkpoints_of(path), 1).steps())
+
+
+def checkpoints_of(path: Path) -> Path:
+    """Where the run in ``path`` has its checkpoints."""
+    return path / CHECKPOINTS
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """No other process records a run in ``path`` meanwhile, where the system can tell.
+
+    Raises:
+        UserError: another one does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    descriptor = os.open(checkpoints_of(path), os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"run directory {path} is in use by another process") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def describe_run(config: Config) -> dict[str, Any]:
@@ -59,7 +100,7 @@ def describe_run(config: Config) -> dict[str, Any]:
         "backend_reason": backend_reason,
         "update": should_compile(config.compile, config.total_steps, resolve_device(config.device))[1],
         "env_seeds": env_seeds(derive_seeds(config.seed).envs, config.num_envs),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "git_revision": _git_revision(),
@@ -67,8 +108,13 @@ def describe_run(config: Config) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Indented, with a newline at the end."""
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    """Indented, with a newline at the end; raises as `write_atomically`."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that decide what a run computes."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlkit_es.errors import UserError
 from rlkit_es.training.evaluate import Evaluation
-from rlkit_es.training.run_records import Column, RunRecord
+from rlkit_es.runs.run_records import Column, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rlkit_es import algorithms
+from rlkit_es.commands.exit_code import EXIT_USER_ERROR
 from rlkit_es.learners.recipes import RECIPES
-from rlkit_es.run import EXIT_USER_ERROR
 from rlkit_es.training.presets import PRESETS
 
 _HEADINGS = ("--algo", "class", "step", "surrogate", "mask", "stop", "constraint", "defaults of its own")

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from rlkit_es import Algorithm, algos, cli
+from rlkit_es import Algorithm, cli
+from rlkit_es.commands import algos
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.training.presets import PRESETS
 

@@ -1,0 +1,1 @@
+"""The subcommands of ``rlkit-es``, a file each."""

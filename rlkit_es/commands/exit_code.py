@@ -1,0 +1,29 @@
+"""How every command ends: well, with one line that says what is wrong, or as it was asked to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from rlkit_es.errors import UserError
+from rlkit_es.runs.interruption import Interrupted, interruptible
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def exit_code(command: Callable[[], None]) -> int:
+    """Carry out ``command``: 0, 2 where the user can mend it, 130 or 143 where it was interrupted."""
+    try:
+        with interruptible():
+            command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except Interrupted as interrupted:
+        print(f"interrupted by {interrupted}", file=sys.stderr)
+        return interrupted.exit_code
+    except KeyboardInterrupt:  # outside the main thread's handlers
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0

@@ -1,0 +1,65 @@
+"""What training needs of an environment that it knows nothing of."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gymnasium as gym
+
+from rlkit_es.errors import UserError
+
+
+class FailedEnvironmentError(UserError):
+    """An environment raised; the message says which, what and where."""
+
+
+class SupervisedEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """Is made anew when it is given a seed, and says in one line what goes wrong in it.
+
+    Made anew, not reset: what an environment keeps over a reset would otherwise differ between a run
+    and the same run resumed.
+
+    Args:
+        make: makes the environment.
+        number: of this one, for messages.
+    """
+
+    def __init__(self, make: Callable[[], gym.Env[Any, Any]], number: int) -> None:
+        if multiprocessing.parent_process() is not None:
+            # Ctrl-C reaches every process of the terminal; the one that trains decides what it means.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        super().__init__(make())
+        self._make = make
+        self._number = number
+        self._seeded = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        """Begin an episode; with a seed, in an environment that has seen none."""
+        try:
+            if seed is not None and self._seeded:
+                self.env.close()
+                self.env = self._make()
+            self._seeded = self._seeded or seed is not None
+            return self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            self._fail(error)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """One step."""
+        try:
+            return self.env.step(action)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise FailedEnvironmentError(
+            f"environment {self._number} raised {type(error).__name__}: {reason} "
+            f"({Path(frame.filename).name}, line {frame.lineno})"
+        ) from error

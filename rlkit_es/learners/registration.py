@@ -1,0 +1,72 @@
+"""Surrogates, masks, stops, constraints and networks of the user's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+from rlkit_es.errors import UserError, look_up
+from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.slots import NO_CONSTRAINT, SLOTS
+from rlkit_es.models.networks import NETWORKS
+
+Kind = Literal["surrogate", "mask", "stop", "constraint", "network"]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# What the first arguments of each kind are given.
+_DATA = {
+    "surrogate": ("stats", "advantage"),
+    "mask": ("stats", "advantage"),
+    "stop": ("stats", "valid"),
+    "constraint": ("stats",),
+    "network": ("sizes", "activation", "output_gain", "generator"),
+}
+_TABLES: dict[str, dict[str, Any]] = {**SLOTS, "network": NETWORKS}
+_BUILT_IN = {kind: frozenset({*table, NO_CONSTRAINT}) for kind, table in _TABLES.items()}
+
+
+def register(kind: Kind) -> Callable[[_Function], _Function]:
+    """Have the configuration know a function by its name: a decorator.
+
+    Args:
+        kind: what it is. A ``surrogate``, ``mask`` or ``stop`` is a pure function of tensors as those in
+            `rlkit_es.core`: ``(stats, advantage)`` to (M,) values to be maximised, ``(stats, advantage)``
+            to (M,) bool, ``(stats, valid)`` to () bool; a ``constraint`` takes ``(stats)`` to (M,) values
+            that are 0 where the policy has not moved. Further arguments are hyperparameters: those that
+            are fields of `UpdateConfig` get their values from there, others need a default. A
+            ``network`` takes ``(sizes, activation, output_gain, generator)`` as
+            `rlkit_es.models.networks.MLP` does, and returns a module from (..., sizes[0]) to
+            (..., sizes[-1]).
+
+    Raises:
+        UserError: there is no such kind, or the function does not fit it or has the name of one that
+            comes with the library.
+    """
+    table = look_up("kind", kind, _TABLES)
+
+    def add(function: _Function) -> _Function:
+        name = getattr(function, "__name__", "")
+        if not name.isidentifier():
+            raise UserError(f"{kind} {function!r} needs a name: write it as a function")
+        if name in _BUILT_IN[kind]:
+            raise UserError(f"{kind} {name} comes with the library: choose another name")
+        _check_arguments(kind, name, function)
+        table[name] = function
+        return function
+
+    return add
+
+
+def _check_arguments(kind: str, name: str, function: Callable[..., Any]) -> None:
+    parameters = list(inspect.signature(function).parameters.values())
+    data, hyperparameters = parameters[: len(_DATA[kind])], parameters[len(_DATA[kind]) :]
+    if len(data) < len(_DATA[kind]):
+        raise UserError(f"{kind} {name} must take {', '.join(_DATA[kind])}")
+    fields = set() if kind == "network" else {field.name for field in dataclasses.fields(UpdateConfig)}
+    for parameter in hyperparameters:
+        if parameter.name not in fields and parameter.default is inspect.Parameter.empty:
+            raise UserError(
+                f"{kind} {name} takes {parameter.name!r}, which is no setting: give it a default value"
+            )

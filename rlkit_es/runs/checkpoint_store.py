@@ -1,0 +1,123 @@
+"""The checkpoints of one run: the last few, and the best."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from rlkit_es.errors import CheckpointError, UserError
+from rlkit_es.runs.checkpoint_file import read_checkpoint, write_checkpoint
+from rlkit_es.runs.files import TEMPORARY
+from rlkit_es.training.checkpoint import Checkpoint, take_checkpoint
+from rlkit_es.training.trainer import Trainer
+
+CHECKPOINTS = "checkpoints"  # in a run directory
+_SUFFIX = ".safetensors"
+
+
+class CheckpointStore:
+    """``directory``/step-<env steps>.safetensors, and best.safetensors beside them.
+
+    Args:
+        directory: made where it is missing, when the first one is saved.
+        keep: how many of the last ones stay.
+    """
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self.directory = directory
+        self.keep = keep
+
+    def save(self, trainer: Trainer) -> Path:
+        """Write a checkpoint of ``trainer`` and remove those that are too old.
+
+        Raises:
+            UserError: it cannot be written.
+            NonFiniteError: a parameter is NaN or infinite.
+        """
+        path = self._path(trainer.progress.env_steps)
+        write_checkpoint(path, take_checkpoint(trainer))
+        for step in self.steps()[: -self.keep]:
+            with contextlib.suppress(OSError):  # it costs room and no more
+                self._path(step).unlink()
+        return path
+
+    def save_if_best(self, trainer: Trainer, mean_return: float) -> None:
+        """Write best.safetensors if ``mean_return`` is more than any before; NaN never is.
+
+        It is written before the next of the last ones, whose progress says so: a run that is killed
+        between the two does both again.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if mean_return > trainer.progress.best_return:
+            trainer.progress.best_return = mean_return
+            write_checkpoint(self._best, take_checkpoint(trainer))
+
+    def steps(self) -> list[int]:
+        """Environment steps of the ones that are there, in order."""
+        names = [path.name.removeprefix("step-") for path in self.directory.glob(f"step-*{_SUFFIX}")]
+        return sorted(int(stem) for name in names if (stem := name.removesuffix(_SUFFIX)).isdecimal())
+
+    def load(self, which: str = "last") -> tuple[Checkpoint, list[CheckpointError]]:
+        """One of them.
+
+        Args:
+            which: "last", "best", or environment steps.
+
+        Returns:
+            the checkpoint, and what is wrong with later ones, if "last" had to pass them over.
+
+        Raises:
+            CheckpointError: it is damaged, and for "last" so are all the others.
+            UserError: there is none.
+        """
+        steps = self.steps()
+        if which == "best" and self._best.exists():
+            return read_checkpoint(self._best), []
+        if which.isdecimal() and int(which) in steps:
+            return read_checkpoint(self._path(int(which))), []
+        if which != "last" or not steps:
+            there = [*map(str, steps), *(["best"] if self._best.exists() else [])]
+            raise UserError(
+                f"no checkpoint {which} in {self.directory}: there is {', '.join(there) or 'none at all'}"
+            )
+        damaged: list[CheckpointError] = []
+        for step in reversed(steps):
+            try:
+                return read_checkpoint(self._path(step)), damaged
+            except CheckpointError as error:
+                damaged.append(error)
+        raise damaged[0]
+
+    def forget_after(self, env_steps: int) -> None:
+        """Remove what a run that goes on from ``env_steps`` will write again, and unfinished files."""
+        late = [self._path(step) for step in self.steps() if step > env_steps]
+        for path in [*late, *self.directory.glob(f".*{TEMPORARY}")]:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    @property
+    def _best(self) -> Path:
+        return self.directory / f"best{_SUFFIX}"
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:012d}{_SUFFIX}"
+
+
+def find_checkpoint(path: Path, which: str = "last") -> Checkpoint:
+    """A checkpoint from wherever a user may point to.
+
+    Args:
+        path: a checkpoint file, a run directory or its directory of checkpoints.
+        which: of a directory, as of `CheckpointStore.load`.
+
+    Raises:
+        CheckpointError: it is damaged.
+        UserError: there is none.
+    """
+    if not path.is_dir():
+        return read_checkpoint(path)
+    inside = path / CHECKPOINTS
+    found, _ = CheckpointStore(inside if inside.is_dir() else path, keep=1).load(which)
+    return found

@@ -1,0 +1,173 @@
+"""A run from start to end, or from its last checkpoint on: train, record, evaluate, draw."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlkit_es.envs.registry import choose_backend
+from rlkit_es.learners.compilation import should_compile
+from rlkit_es.runs.checkpoint_store import CheckpointStore
+from rlkit_es.runs.files import writing
+from rlkit_es.runs.logging import ConsoleLogger, CsvLogger, TensorBoardLogger
+from rlkit_es.runs.plots import plot_learning_curve
+from rlkit_es.runs.run_directory import (
+    checkpoints_of,
+    claimed,
+    create_run_directory,
+    describe_run,
+    write_json,
+)
+from rlkit_es.runs.run_records import rows_until
+from rlkit_es.runs.wandb_logger import WandbLogger
+from rlkit_es.training.callbacks import Callback, Hooks, Logger
+from rlkit_es.training.config import Config
+from rlkit_es.training.device import resolve_device
+from rlkit_es.training.evaluate import Evaluation, evaluate_policy
+from rlkit_es.training.trainer import Trainer
+
+# Steps of one environment between checkpoints, under which what that does to episodes is worth a line.
+_SHORT_SEGMENT = 2_000
+
+
+class History(Logger):
+    """Keeps every iteration's metrics in memory."""
+
+    def __init__(self) -> None:
+        self.metrics: list[dict[str, float]] = []
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Keep one iteration."""
+        self.metrics.append(metrics)
+
+
+def run(
+    trainer: Trainer,
+    total_steps: int,
+    *,
+    progress: bool,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
+) -> Evaluation | None:
+    """Train for ``total_steps`` and leave a run directory where ``trainer.config`` names one.
+
+    Args:
+        trainer: fresh, or trained before: then its run directory goes on.
+        total_steps: environment steps to add.
+        progress: whether to say on the terminal what is going on.
+        loggers: to log to beside those of the run directory.
+        callbacks: that take part.
+
+    Returns:
+        the final evaluation; None without a run directory, or where ``eval_episodes`` is 0.
+
+    Raises:
+        UserError: as of `Trainer.train`, or the run directory cannot be used.
+    """
+    directory = trainer.config.run_dir
+    if directory is not None and trainer.progress.env_steps == 0:
+        create_run_directory(directory)
+    trainer.begin_stage(total_steps)
+    return go_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks)
+
+
+def go_on(
+    trainer: Trainer,
+    *,
+    progress: bool,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
+) -> Evaluation | None:
+    """`run` for a trainer whose stage of training was begun; its run directory exists."""
+    config = trainer.config
+    history = History()
+    watching: list[Logger] = [history, *loggers]
+    if progress:
+        print(summary(config), flush=True)
+        description = f"{config.algo} {config.env}"
+        watching.append(ConsoleLogger(trainer.progress.stage_end, description))
+    with contextlib.ExitStack() as stack:
+        store = None
+        if config.run_dir is not None:
+            stack.enter_context(claimed(config.run_dir))
+            store = _open_store(trainer, config.run_dir)
+            earlier = rows_until(config.run_dir / "metrics.csv", trainer.progress.env_steps)
+            history.metrics += [{name: float(row[name]) for name in row} for row in earlier]
+            watching += _open_loggers(trainer, config.run_dir, earlier)
+        hooks = Hooks(watching, callbacks, store)
+        try:
+            trainer.go_on(hooks)
+        finally:
+            for logger in watching:
+                logger.close()
+        if progress:
+            _say_how_it_went(trainer, history)
+        return None if config.run_dir is None else _finish(trainer, config.run_dir, history, callbacks)
+
+
+def _open_store(trainer: Trainer, directory: Path) -> CheckpointStore:
+    store = CheckpointStore(checkpoints_of(directory), trainer.config.keep_checkpoints)
+    store.forget_after(trainer.progress.env_steps)
+    write_json(directory / "config.json", describe_run(trainer.config))
+    return store
+
+
+def _open_loggers(trainer: Trainer, directory: Path, earlier: Sequence[dict[str, str]]) -> list[Logger]:
+    steps, project = trainer.progress.env_steps, trainer.config.wandb
+    opened: list[Logger] = [
+        CsvLogger(directory / "metrics.csv", earlier),
+        TensorBoardLogger(directory / "tensorboard", steps + 1 if steps else None),
+    ]
+    if project is not None:
+        opened.append(WandbLogger(project, directory, describe_run(trainer.config)))
+    return opened
+
+
+def _say_how_it_went(trainer: Trainer, history: History) -> None:
+    if failed := sum(m.get("line_search_failed", 0.0) for m in history.metrics):
+        print(
+            f"the line search failed in {failed:.0f} of {len(history.metrics)} updates, "
+            "which left the policy as it was"
+        )
+    if trainer.stop_reason is not None:
+        print(f"stopped at {trainer.progress.env_steps:,} steps: {trainer.stop_reason}")
+
+
+def _finish(
+    trainer: Trainer, directory: Path, history: History, callbacks: Sequence[Callback]
+) -> Evaluation | None:
+    evaluation = None
+    if trainer.config.eval_episodes:
+        evaluation = evaluate_policy(
+            trainer.policy,
+            trainer.config,
+            episodes=trainer.config.eval_episodes,
+            env_steps=trainer.progress.env_steps,
+        )
+        write_json(directory / "evaluation.json", evaluation.as_dict())
+        for callback in callbacks:
+            callback.on_evaluation(trainer, evaluation)
+    with writing(directory / "learning_curve.png"):
+        plot_learning_curve(history.metrics, evaluation, directory / "learning_curve.png")
+    return evaluation
+
+
+def summary(config: Config) -> str:
+    """What will run on what, in a few lines."""
+    backend, reason = choose_backend(config.env, config.backend, config.num_envs)
+    env_threads = config.env_threads or "one a core"
+    device = resolve_device(config.device)
+    lines = (
+        f"{config.algo} on {config.env}: {config.total_steps:,} steps, seed {config.seed}\n"
+        f"backend {backend}: {reason}\n"
+        f"threads: torch {config.torch_threads}, envs {env_threads}; "
+        f"device {device}; update {should_compile(config.compile, config.total_steps, device)[1]}"
+    )
+    each = config.segment_steps // config.num_envs
+    if 0 < each < _SHORT_SEGMENT and config.segment_steps < config.total_steps:
+        lines += (
+            f"\na checkpoint every {each:,} steps of each environment: longer episodes are cut there, "
+            "and their returns not reported"
+        )
+    return lines

@@ -1,0 +1,111 @@
+"""Going on with a run from its directory alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from rlkit_es.errors import UserError
+from rlkit_es.runs.checkpoint_store import CheckpointStore
+from rlkit_es.runs.run_directory import checkpoints_of, versions
+from rlkit_es.training.checkpoint import Checkpoint, config_of, require_imported_environment, restored
+from rlkit_es.training.config import Config
+from rlkit_es.training.trainer import Trainer
+
+# What a run that goes on may do otherwise: how long, with what, and how it is looked at.
+MAY_CHANGE = frozenset(
+    {
+        *("total_steps", "device", "torch_threads", "env_threads", "env_groups", "compile"),
+        *("eval_episodes", "eval_every", "keep_checkpoints", "wandb"),
+    }
+)
+
+
+class SavedRun(NamedTuple):
+    """What a run directory has to go on from."""
+
+    checkpoint: Checkpoint
+    config: Config
+    warnings: list[str]  # what the user should know of it
+
+
+def open_run(directory: Path) -> SavedRun:
+    """The last good checkpoint in ``directory``.
+
+    Raises:
+        UserError: there is no run, or its environment is of a module that was not imported.
+        CheckpointError: all its checkpoints are damaged, or it is of another version.
+    """
+    if not checkpoints_of(directory).is_dir():
+        raise UserError(f"no run to go on with in {directory}: there is no {checkpoints_of(directory)}")
+    checkpoint, damaged = CheckpointStore(checkpoints_of(directory), 1).load()
+    config = config_of(checkpoint, run_dir=directory)
+    require_imported_environment(config)
+    warnings = [f"{error}; going on from the one before it" for error in damaged]
+    return SavedRun(checkpoint, config, warnings + _other_versions(directory))
+
+
+def continued(saved: SavedRun, changed: Config) -> tuple[Trainer, list[str]]:
+    """A trainer that goes on where the checkpoint was taken.
+
+    Args:
+        saved: of `open_run`.
+        changed: its configuration, with what may change changed.
+
+    Returns:
+        the trainer, and what the changes mean.
+
+    Raises:
+        UserError: a setting was changed that would make it another run, or training cannot end where
+            it is to end now; and as of `restored`.
+    """
+    names = [
+        field.name
+        for field in dataclasses.fields(Config)
+        if getattr(saved.config, field.name) != getattr(changed, field.name)
+    ]
+    for name in names:
+        if name not in MAY_CHANGE:
+            raise UserError(
+                f"{name} is {getattr(saved.config, name)!r} in this run, and going on with another value "
+                "would make it a different experiment: start a new run, or leave it out"
+            )
+    trainer = restored(saved.checkpoint, changed)
+    return trainer, _apply(trainer, saved.config, names)
+
+
+def _apply(trainer: Trainer, before: Config, names: list[str]) -> list[str]:
+    """Make a new end take effect, and say what the changes mean."""
+    said = []
+    progress, config = trainer.progress, trainer.config
+    if "total_steps" in names:
+        end = progress.stage_begin + config.total_steps
+        if end <= progress.env_steps:
+            raise UserError(
+                f"total_steps {config.total_steps:,} would end before the checkpoint at "
+                f"{progress.env_steps - progress.stage_begin:,} steps: ask for more"
+            )
+        progress.stage_end = end
+        said.append(f"ends after {config.total_steps:,} steps instead of {before.total_steps:,}")
+        if "linear" in (config.learning_rate_schedule, config.deviation_threshold_schedule):
+            said.append("linear schedules now reach 0 there, so what follows differs from a run of either length")
+    numeric = [n for n in names if n in ("device", "torch_threads", "env_groups", "compile")]
+    if numeric:
+        said.append(f"with another {' and '.join(numeric)}, results agree up to rounding only")
+    return said
+
+
+def _other_versions(directory: Path) -> list[str]:
+    """Packages that were not the same when the run began; nothing where that is not known."""
+    try:
+        recorded = json.loads((directory / "config.json").read_text())["versions"]
+        pairs = [(name, recorded.get(name), version) for name, version in versions().items()]
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return []
+    return [
+        f"{name} was {then} and is {now}: results may differ from the uninterrupted run's"
+        for name, then, now in pairs
+        if then != now
+    ]

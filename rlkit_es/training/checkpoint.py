@@ -1,0 +1,198 @@
+"""What training goes on from, taken out of a trainer and put into one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from rlkit_es.errors import CheckpointError, NonFiniteError, UserError
+from rlkit_es.training.config import Config
+from rlkit_es.training.episodes import Episode
+from rlkit_es.training.trainer import Progress, Trainer
+from rlkit_es.types import ActionSpec, Spaces
+
+# Where a run lies and who else is told of it is not part of what it is.
+_NOT_KEPT = ("run_dir",)
+# Far above any real one; so that a file cannot ask for more memory than it takes itself.
+_MOST_NUMBERS_UNSEEN = 10_000_000
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name on the CPU, and the rest as what JSON can hold.
+
+    ``policy.*`` are parameters and normaliser; the others matter only for training on.
+    """
+
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+def take_checkpoint(trainer: Trainer) -> Checkpoint:
+    """A copy of everything that ``trainer`` goes on from.
+
+    Raises:
+        NonFiniteError: a parameter is NaN or infinite: there would be nothing to go on from.
+    """
+    for name, value in trainer.policy.state_dict().items():
+        if not value.isfinite().all():
+            raise NonFiniteError(f"iteration {trainer.progress.iteration}: policy.{name} is not finite")
+    tensors = {**_live_tensors(trainer), **_generator_states(trainer)}
+    config = dataclasses.asdict(trainer.config)
+    return Checkpoint(
+        tensors={name: value.detach().cpu().clone() for name, value in tensors.items()},
+        state={
+            "config": {name: value for name, value in config.items() if name not in _NOT_KEPT},
+            "observation_size": trainer.spaces.observation_size,
+            "action": dataclasses.asdict(trainer.spaces.action),
+            "progress": dataclasses.asdict(trainer.progress),
+            "episodes": [list(episode) for episode in trainer.episodes.recent],
+            "metrics": trainer.metrics,
+        },
+    )
+
+
+def config_of(checkpoint: Checkpoint, **changes: Any) -> Config:
+    """The settings of the run that the checkpoint is of, with ``changes`` in their place.
+
+    Raises:
+        CheckpointError: they cannot be used here, the changes included.
+    """
+    with _malformed():
+        settings = {**checkpoint.state["config"], **changes}
+        known = {field.name for field in dataclasses.fields(Config)}
+        if unknown := sorted(settings.keys() - known):
+            raise CheckpointError(f"setting {unknown[0]!r} is not known to this version of rlkit_es")
+        settings["hidden_sizes"] = tuple(settings["hidden_sizes"])
+        try:
+            return Config(**settings)
+        except UserError as error:
+            own = "; one of your own must be registered first: --import MODULE"
+            hint = own if " must be one of " in str(error) else ""
+            raise CheckpointError(f"its settings cannot be used: {error}{hint}") from error
+
+
+def require_imported_environment(config: Config) -> None:
+    """Refuse a configuration from a file that would have its environment's module imported.
+
+    Raises:
+        UserError: nobody has imported it in this process.
+    """
+    module, _, _ = config.env.rpartition(":")
+    if module and module not in sys.modules:
+        raise UserError(
+            f"the environment {config.env} is of a module that this file may not import: "
+            f"import {module} yourself, or give --import {module} on the command line"
+        )
+
+
+def restored(checkpoint: Checkpoint, config: Config) -> Trainer:
+    """A trainer that goes on from ``checkpoint``; no environment is made before it is needed.
+
+    Args:
+        checkpoint: of `take_checkpoint`.
+        config: its own (`config_of`), or one that asks for parameters of the same shapes.
+
+    Raises:
+        CheckpointError: it does not hold what these settings need.
+        UserError: the device cannot be used.
+    """
+    spaces = _spaces(checkpoint)
+    sizes = (spaces.observation_size, *config.hidden_sizes, spaces.action.size)
+    asked = config.num_envs + sum(inputs * outputs for inputs, outputs in pairwise(sizes))
+    held = sum(value.numel() for value in checkpoint.tensors.values())
+    if asked > max(held, _MOST_NUMBERS_UNSEEN):
+        raise CheckpointError(f"its settings ask for {asked:,} numbers, and it holds {held:,}")
+    trainer = Trainer(config, spaces)
+    _copy(checkpoint.tensors, {**_live_tensors(trainer), **_generator_states(trainer)})
+    state = checkpoint.state
+    with _malformed():
+        for name, generator in trainer.generators.items():
+            generator.set_state(checkpoint.tensors[f"generator.{name}"])
+        trainer.progress = _progress(state["progress"])
+        trainer.episodes.recent.extend(
+            Episode(int(env), float(total), int(length)) for env, total, length in state["episodes"]
+        )
+        trainer.metrics = {str(name): float(value) for name, value in state["metrics"].items()}
+    return trainer
+
+
+def _live_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    """What is copied into these is what training goes on from."""
+    scaler = trainer.reward_scaler
+    return {
+        **_prefixed("policy", trainer.policy.state_dict()),
+        **_prefixed("reward_scaler", {} if scaler is None else scaler.state_dict()),
+        **_prefixed("learner", trainer.learner.state_tensors()),
+    }
+
+
+def _generator_states(trainer: Trainer) -> dict[str, Tensor]:
+    return _prefixed("generator", {name: g.get_state() for name, g in trainer.generators.items()})
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    if different := sorted(source.keys() ^ target.keys()):
+        there = "unexpected" if different[0] in source else "missing"
+        raise CheckpointError(f"tensor {different[0]!r} is {there}")
+    for name, value in target.items():
+        held = source[name]
+        if (held.shape, held.dtype) != (value.shape, value.dtype):
+            raise CheckpointError(
+                f"tensor {name!r} is {held.dtype} of shape {tuple(held.shape)}, which should be "
+                f"{value.dtype} of shape {tuple(value.shape)}"
+            )
+    for name, value in target.items():
+        value.copy_(source[name])
+
+
+def _spaces(checkpoint: Checkpoint) -> Spaces:
+    """Of the environment, as far as they can be true."""
+    with _malformed():
+        observation_size, raw = checkpoint.state["observation_size"], dict(checkpoint.state["action"])
+        raw |= {name: tuple(raw[name]) for name in ("low", "high", "shape")}
+        action = ActionSpec(**raw)
+        counts = (observation_size, action.size, *action.shape)
+        if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < 2**31 for n in counts):
+            raise ValueError("a size is not a whole number")
+        if not isinstance(action.discrete, bool) or not -(2**62) < int(action.start) < 2**62:
+            raise ValueError("an action is either discrete, counted from a whole number, or not")
+        bounds = (0, 0) if action.discrete else (action.size, action.size)
+        if (len(action.low), len(action.high)) != bounds or not all(
+            isinstance(bound, float) for bound in (*action.low, *action.high)
+        ):
+            raise ValueError("the bounds of the action are not a number for each dimension")
+        if not action.discrete and math.prod(action.shape) != action.size:
+            raise ValueError(f"an action of shape {action.shape} has not {action.size} dimensions")
+    return Spaces(observation_size, action)
+
+
+def _progress(raw: Mapping[str, Any]) -> Progress:
+    kinds = {name: type(value) for name, value in dataclasses.asdict(Progress()).items()}
+    if {name: type(value) for name, value in raw.items()} != kinds:
+        raise ValueError("the progress of training is not what it should be")
+    progress = Progress(**raw)
+    if not 0 <= progress.stage_begin <= min(progress.env_steps, progress.stage_end):
+        raise ValueError("the stage of training has a negative length")
+    return progress
+
+
+@contextlib.contextmanager
+def _malformed() -> Iterator[None]:
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"what it holds is not of a checkpoint: {reason}") from error

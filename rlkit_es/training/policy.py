@@ -1,0 +1,52 @@
+"""The policy that a configuration describes."""
+
+from __future__ import annotations
+
+import torch
+
+from rlkit_es.errors import UserError
+from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.training.config import Config
+from rlkit_es.types import Spaces
+
+
+def make_policy(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
+    """The untrained policy that ``config`` describes, on the CPU.
+
+    Raises:
+        UserError: a network of the user's own does not map (N, O) to (N, outputs).
+    """
+    # For networks of the user's own that draw from torch's global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = _make(config, spaces, seed)
+    _check(policy, spaces)
+    return policy
+
+
+def _make(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
+    return ActorCritic(
+        spaces.observation_size,
+        spaces.action,
+        network=config.network,
+        hidden_sizes=config.hidden_sizes,
+        activation=config.activation,
+        log_std_init=config.log_std_init,
+        observation_clip=config.observation_clip,
+        normalize_observations=config.normalize_observations,
+        scale_actions=config.scale_actions,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+@torch.no_grad()
+def _check(policy: ActorCritic, spaces: Spaces) -> None:
+    observation = torch.zeros(2, spaces.observation_size)
+    for network, outputs in ((policy.actor.network, spaces.action.size), (policy.critic.network, 1)):
+        wanted = f"the network must turn {tuple(observation.shape)} into (2, {outputs})"
+        try:
+            shape = tuple(network(observation).shape)
+        except RuntimeError as error:
+            raise UserError(f"{wanted}: {str(error).splitlines()[0]}") from error
+        if shape != (2, outputs):
+            raise UserError(f"{wanted}, and gives {shape}")
