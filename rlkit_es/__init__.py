@@ -1,6 +1,7 @@
 """On-policy reinforcement learning: how far may a policy move on one batch, and which samples move it?"""
 
 from rlkit_es._version import __version__
+from rlkit_es.agent import Algorithm
 from rlkit_es.algorithms import (
     ESPO,
     PPO,
@@ -11,9 +12,9 @@ from rlkit_es.algorithms import (
     SPO,
     TRPO,
     AdaptivePPO,
-    Algorithm,
     evaluate,
     load,
+    resume,
 )
 from rlkit_es.errors import CheckpointError, NonFiniteError, UserError
 from rlkit_es.learners.registration import register
@@ -43,4 +44,5 @@ __all__ = [
     "evaluate",
     "load",
     "register",
+    "resume",
 ]

@@ -1,165 +1,20 @@
-"""The importable algorithms: each a thin face of its recipe."""
+"""The importable algorithms, each a thin face of its recipe, and what is done with any of them."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
-import numpy as np
-import torch
-
-from rlkit_es.errors import CheckpointError, UserError
-from rlkit_es.runs.checkpoint_file import write_checkpoint
+from rlkit_es.agent import Algorithm as Algorithm
+from rlkit_es.errors import UserError
 from rlkit_es.runs.checkpoint_store import find_checkpoint
-from rlkit_es.runs.experiment import run
-from rlkit_es.runs.files import writing
+from rlkit_es.runs.experiment import go_on
+from rlkit_es.runs.resume import continued, open_run
 from rlkit_es.training.callbacks import Callback, Logger
-from rlkit_es.training.checkpoint import config_of, require_imported_environment, restored, take_checkpoint
-from rlkit_es.training.config import Config
+from rlkit_es.training.checkpoint import config_of
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
-from rlkit_es.training.trainer import Trainer
-
-
-class Algorithm:
-    """Trains and holds one policy.
-
-    Args:
-        env: environment id, as for the command line.
-        seed: fixes everything that is random.
-        preset: name of a published experiment whose settings to start from, as for the command line.
-        settings: any other field of `Config`, by name.
-
-    Raises:
-        UserError: a setting or the environment cannot be used; the message says what to write.
-    """
-
-    recipe: ClassVar[str]
-
-    def __init__(self, env: str, *, seed: int = 0, preset: str | None = None, **settings: Any) -> None:
-        self._from_file = False
-        self._adopt(Trainer(Config.for_algorithm(self.recipe, preset=preset, env=env, seed=seed, **settings)))
-
-    @classmethod
-    def load(cls, path: str | Path, *, checkpoint: str = "last", device: str = "auto") -> Self:
-        """What `save` or a run wrote. It predicts as it did; `learn` trains on from there.
-
-        No code is run that the file holds, and no environment is made before one is needed.
-
-        Args:
-            path: a file, or a run directory.
-            checkpoint: of a run directory: "last", "best", or environment steps.
-            device: where it is to be from here on.
-
-        Raises:
-            CheckpointError: it is damaged, or not one of this algorithm.
-            UserError: there is none.
-        """
-        loaded = find_checkpoint(Path(path), checkpoint)
-        config = config_of(loaded, device=device)
-        if config.algo != cls.recipe:
-            raise CheckpointError(f"{path} is of {config.algo}, not of {cls.recipe}: use rlkit_es.load")
-        agent = cls.__new__(cls)
-        agent._from_file = True
-        agent._adopt(restored(loaded, config))
-        return agent
-
-    def save(self, path: str | Path) -> Path:
-        """Write everything: policy, normalisers, optimiser and all that training goes on from.
-
-        Args:
-            path: .safetensors is added where it has no suffix; a file that is there is replaced, whole.
-
-        Returns:
-            where it was written.
-
-        Raises:
-            UserError: it cannot be written.
-            NonFiniteError: a parameter is NaN or infinite.
-        """
-        path = Path(path) if Path(path).suffix else Path(f"{path}.safetensors")
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(path, take_checkpoint(self._trainer))
-        return path
-
-    def learn(
-        self,
-        total_steps: int,
-        *,
-        progress: bool = False,
-        loggers: Sequence[Logger] = (),
-        callbacks: Sequence[Callback] = (),
-    ) -> Self:
-        """Train for ``total_steps`` environment steps; again to go on, with the schedules run anew.
-
-        With ``run_dir`` set, the run is recorded there and evaluated at the end, as on the command line.
-
-        Args:
-            total_steps: to add.
-            progress: whether to show it on the terminal.
-            loggers: that take the metrics of every iteration.
-            callbacks: that are called as training goes on.
-
-        Raises:
-            NonFiniteError: a quantity became NaN or infinite; the message names it.
-            UserError: an environment failed, or a file cannot be written.
-        """
-        self._require_environment()
-        run(self._trainer, total_steps, progress=progress, loggers=loggers, callbacks=callbacks)
-        return self
-
-    def predict(self, observation: np.ndarray, *, deterministic: bool = True) -> np.ndarray:
-        """Actions for raw observations, ready for ``env.step``.
-
-        Args:
-            observation: (O,) one, or (N, O) a batch; Dict observations flattened in key order.
-            deterministic: the mode; False samples.
-
-        Returns:
-            (*shape,) or (N, *shape) float32 within the bounds, or integers for discrete actions.
-        """
-        array = np.asarray(observation, dtype=np.float32)
-        size = self._trainer.spaces.observation_size
-        if array.ndim not in (1, 2) or array.shape[-1] != size:
-            raise UserError(f"observation must have shape ({size},) or (N, {size}), got {array.shape}")
-        batch = torch.from_numpy(np.atleast_2d(array)).to(self._trainer.device)
-        noise = None
-        if not deterministic:
-            noise = self.policy.distribution.noise((len(batch),), self._generator).to(batch.device)
-        with torch.no_grad():
-            action = self.policy.env_action(self.policy.act(batch, noise)).cpu().numpy()
-        result: np.ndarray = action if array.ndim == 2 else action[0]
-        return result
-
-    @property
-    def config(self) -> Config:
-        """Every setting."""
-        return self._trainer.config
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Metrics of the last iteration; empty before the first."""
-        return dict(self._trainer.metrics)
-
-    @property
-    def env_steps(self) -> int:
-        """Environment steps trained for so far."""
-        return self._trainer.progress.env_steps
-
-    def close(self) -> None:
-        """Free the environments; `predict` goes on working."""
-        self._trainer.close()
-
-    def _adopt(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self.policy = trainer.policy
-        self._generator = torch.Generator().manual_seed(trainer.config.seed)
-
-    def _require_environment(self) -> None:
-        """Raises UserError: it is of a module that only a file, and nobody here, asked for."""
-        if self._from_file:
-            require_imported_environment(self.config)
 
 
 class PPO(Algorithm):
@@ -216,11 +71,45 @@ class AdaptivePPO(Algorithm):
     recipe = "ppo_adaptive"
 
 
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    each.recipe: each for each in (PPO, TRPO, ESPO, SDPPO, SDTRPO, SDESPO, SPO, R2VPO, AdaptivePPO)
+}
+
+
 def load(path: str | Path, *, checkpoint: str = "last", device: str = "auto") -> Algorithm:
     """`Algorithm.load` of the class that the file is of."""
     algo = config_of(find_checkpoint(Path(path), checkpoint)).algo
-    (found,) = (each for each in Algorithm.__subclasses__() if each.recipe == algo)
-    return found.load(path, checkpoint=checkpoint, device=device)
+    return ALGORITHMS[algo].load(path, checkpoint=checkpoint, device=device)
+
+
+def resume(
+    run_dir: str | Path,
+    *,
+    progress: bool = False,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
+    **changes: Any,
+) -> Algorithm:
+    """Go on with a run from its last checkpoint to where it is to end, as ``--resume`` does.
+
+    Args:
+        run_dir: of the run.
+        progress: whether to show it on the terminal.
+        loggers: beside those of the run directory.
+        callbacks: that are called as training goes on; those of the first part are not remembered.
+        changes: settings that may be otherwise from here on: `runs.resume.MAY_CHANGE`.
+
+    Returns:
+        the trained agent.
+
+    Raises:
+        CheckpointError: every checkpoint is damaged.
+        UserError: there is no run, a setting may not change, or as of `Algorithm.learn`.
+    """
+    saved = open_run(Path(run_dir))
+    trainer, _ = continued(saved, dataclasses.replace(saved.config, **changes))
+    go_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks)
+    return ALGORITHMS[trainer.config.algo].of(trainer)
 
 
 def evaluate(

@@ -6,12 +6,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from rlkit_es import run
-from rlkit_es.commands import algos, plot
+from rlkit_es.commands import algos, evaluate, export, play, plot, record
 from rlkit_es.commands.exit_code import EXIT_USER_ERROR
 from rlkit_es.errors import suggestion
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "train": run.main,
+    "evaluate": evaluate.main,
+    "record": record.main,
+    "play": play.main,
+    "export": export.main,
     "plot": plot.main,
     "algos": algos.main,
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from rlkit_es import algorithms
+from rlkit_es.algorithms import ALGORITHMS
 from rlkit_es.commands.exit_code import EXIT_USER_ERROR
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.training.presets import PRESETS
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = Table(box=None, pad_edge=False)
     for heading in _HEADINGS:
         table.add_column(heading, no_wrap=True)
-    classes = {found.recipe: found.__name__ for found in algorithms.Algorithm.__subclasses__()}
+    classes = {name: found.__name__ for name, found in ALGORITHMS.items()}
     for name, recipe in RECIPES.items():
         defaults = ", ".join(f"{setting} {value}" for setting, value in recipe.defaults.items())
         slots = (recipe.surrogate, recipe.mask, recipe.stop, recipe.constraint)

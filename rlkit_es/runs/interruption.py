@@ -24,7 +24,6 @@ def interruptible() -> Iterator[None]:
 
     What is on disk is safe at any moment: files appear whole, or not at all.
     """
-
     if threading.current_thread() is not threading.main_thread():
         yield  # no other thread may handle signals
         return

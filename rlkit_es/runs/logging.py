@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from rlkit_es.runs.files import writing, write_atomically
+from rlkit_es.runs.files import write_atomically, writing
 
 
 class CsvLogger:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlkit_es.errors import UserError
-from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.runs.run_records import Column, RunRecord
+from rlkit_es.training.evaluate import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -90,7 +90,9 @@ def _apply(trainer: Trainer, before: Config, names: list[str]) -> list[str]:
         progress.stage_end = end
         said.append(f"ends after {config.total_steps:,} steps instead of {before.total_steps:,}")
         if "linear" in (config.learning_rate_schedule, config.deviation_threshold_schedule):
-            said.append("linear schedules now reach 0 there, so what follows differs from a run of either length")
+            said.append(
+                "linear schedules now reach 0 there: what follows is not what a run of either length does"
+            )
     numeric = [n for n in names if n in ("device", "torch_threads", "env_groups", "compile")]
     if numeric:
         said.append(f"with another {' and '.join(numeric)}, results agree up to rounding only")

@@ -40,12 +40,13 @@ def take_checkpoint(trainer: Trainer) -> Checkpoint:
     """A copy of everything that ``trainer`` goes on from.
 
     Raises:
-        NonFiniteError: a parameter is NaN or infinite: there would be nothing to go on from.
+        NonFiniteError: something is NaN or infinite: there would be nothing to go on from.
     """
-    for name, value in trainer.policy.state_dict().items():
+    live = _live_tensors(trainer)
+    for name, value in live.items():
         if not value.isfinite().all():
-            raise NonFiniteError(f"iteration {trainer.progress.iteration}: policy.{name} is not finite")
-    tensors = {**_live_tensors(trainer), **_generator_states(trainer)}
+            raise NonFiniteError(f"iteration {trainer.progress.iteration}: {name} is not finite")
+    tensors = {**live, **_generator_states(trainer)}
     config = dataclasses.asdict(trainer.config)
     return Checkpoint(
         tensors={name: value.detach().cpu().clone() for name, value in tensors.items()},

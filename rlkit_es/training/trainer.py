@@ -51,7 +51,7 @@ class Trainer:
     episodes that are cut count as truncated: the last value is bootstrapped, their returns are not
     reported.
 
-    Sets the process's number of torch threads to ``config.torch_threads``.
+    Training sets the process's number of torch threads to ``config.torch_threads``.
 
     Args:
         config: the settings.
@@ -62,7 +62,6 @@ class Trainer:
     """
 
     def __init__(self, config: Config, spaces: Spaces | None = None) -> None:
-        torch.set_num_threads(config.torch_threads)
         self.config = config
         self.progress = Progress()
         self.device = resolve_device(config.device)
@@ -111,6 +110,7 @@ class Trainer:
 
     def go_on(self, hooks: Hooks) -> None:
         """Train until the stage that was begun ends, or a callback asks to stop; raises as `train`."""
+        torch.set_num_threads(self.config.torch_threads)
         stage_steps = self.progress.stage_end - self.progress.stage_begin
         if should_compile(self.config.compile, stage_steps, self.device)[0]:
             self.learner.compile()

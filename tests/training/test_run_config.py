@@ -102,6 +102,7 @@ def test_a_field_of_the_run_changes_what_is_learned(name: str, base_outcome: tup
 
 def check_torch_threads(config: Config) -> None:
     trainer = Trainer(dataclasses.replace(config, torch_threads=2))
+    trainer.train(1)
     assert torch.get_num_threads() == 2
     trainer.close()
 

@@ -254,10 +254,16 @@ def test_an_unusable_device_is_refused_with_the_way_out(device: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_auto_is_the_cpu_and_threads_are_set() -> None:
+def test_auto_is_the_cpu() -> None:
+    assert Trainer(small()).device == torch.device("cpu")
+
+
+def test_training_sets_the_threads_and_nothing_else_does() -> None:
     before = torch.get_num_threads()
     try:
-        assert Trainer(small(torch_threads=2)).device == torch.device("cpu")
+        trainer = Trainer(small(torch_threads=2))
+        assert torch.get_num_threads() == before
+        trainer.train(1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
