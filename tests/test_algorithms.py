@@ -5,6 +5,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 import toy_envs
 from gymnasium.spaces import Box, Discrete
 
@@ -121,6 +122,55 @@ def test_an_environment_in_place_of_its_id_is_refused() -> None:
 def test_a_run_directory_may_be_a_string(tmp_path: Path) -> None:
     PPO("CartPole-v1", **SMALL, run_dir=str(tmp_path / "run"), eval_episodes=1).learn(64)
     assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_learning_again_goes_on_in_the_run_directory(tmp_path: Path) -> None:
+    recorded, alone = (
+        PPO("CartPole-v1", **SMALL, run_dir=run_dir, eval_episodes=1) for run_dir in (tmp_path / "run", None)
+    )
+    for steps in (100, 130):
+        recorded.learn(steps)
+        alone.learn(steps)
+    rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + recorded.metrics["iteration"]
+    assert [row.split(",")[1] for row in rows[1:]] == [str(n) for n in range(1, len(rows))]
+    assert equal(recorded, alone)
+    assert equal(rlkit_es.load(tmp_path / "run"), alone)
+    with pytest.raises(UserError, match="already holds a run"):
+        PPO("CartPole-v1", **SMALL, run_dir=tmp_path / "run").learn(64)
+
+
+def test_a_run_that_was_stopped_is_resumed_from_python(tmp_path: Path) -> None:
+    class FaultError(Exception):
+        pass
+
+    class Fails(rlkit_es.Callback):
+        def on_iteration(self, trainer: object, metrics: dict[str, float]) -> None:
+            if metrics["iteration"] == 5:
+                raise FaultError
+
+    settings = {**SMALL, "checkpoint_every": 128, "eval_episodes": 1}
+    whole = ESPO("Pendulum-v1", **settings).learn(512)
+    with pytest.raises(FaultError):
+        ESPO("Pendulum-v1", **settings, run_dir=tmp_path / "run").learn(512, callbacks=[Fails()])
+    seen: list[float] = []
+
+    class Watches(rlkit_es.Callback):
+        def on_iteration(self, trainer: object, metrics: dict[str, float]) -> None:
+            seen.append(metrics["env_steps"])
+
+    resumed = rlkit_es.resume(str(tmp_path / "run"), callbacks=[Watches()], keep_checkpoints=1)
+    assert isinstance(resumed, ESPO)
+    assert seen == [320, 384, 448, 512]
+    assert equal(resumed, whole)
+    assert (tmp_path / "run" / "evaluation.json").exists()
+    with pytest.raises(UserError, match="in this run"):
+        rlkit_es.resume(tmp_path / "run", gamma=0.9)
+
+
+def equal(a: Algorithm, b: Algorithm) -> bool:
+    held = b.policy.state_dict()
+    return all(torch.equal(value, held[name]) for name, value in a.policy.state_dict().items())
 
 
 def test_predictions_for_continuous_actions(pendulum: Algorithm) -> None:

@@ -93,6 +93,8 @@ def _apply(trainer: Trainer, before: Config, names: list[str]) -> list[str]:
             said.append(
                 "linear schedules now reach 0 there: what follows is not what a run of either length does"
             )
+    if bool(before.eval_every) != bool(config.eval_every):
+        progress.best_return = float("-inf")  # by another measure from here on
     numeric = [n for n in names if n in ("device", "torch_threads", "env_groups", "compile")]
     if numeric:
         said.append(f"with another {' and '.join(numeric)}, results agree up to rounding only")
