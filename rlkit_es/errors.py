@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 _T = TypeVar("_T")
 
+_LONGEST_MESSAGE = 500
+
 
 class UserError(Exception):
     """An error that the user can mend; its message is one line that says how."""
@@ -20,6 +22,11 @@ class NonFiniteError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint or model file is damaged, or not one of this library."""
+
+    def __init__(self, message: str) -> None:
+        # What it quotes comes from the file, and may be of any length.
+        short = message if len(message) <= _LONGEST_MESSAGE else f"{message[: _LONGEST_MESSAGE - 3]}..."
+        super().__init__(short)
 
 
 def look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:

@@ -21,8 +21,7 @@ from rlkit_es.types import ActionSpec, Spaces
 
 # Where a run lies and who else is told of it is not part of what it is.
 _NOT_KEPT = ("run_dir",)
-# Far above any real one; so that a file cannot ask for more memory than it takes itself.
-_MOST_NUMBERS_UNSEEN = 10_000_000
+_MOST_UNSEEN = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,7 @@ def restored(checkpoint: Checkpoint, config: Config) -> Trainer:
         UserError: the device cannot be used.
     """
     spaces = _spaces(checkpoint)
-    sizes = (spaces.observation_size, *config.hidden_sizes, spaces.action.size)
-    asked = config.num_envs + sum(inputs * outputs for inputs, outputs in pairwise(sizes))
-    held = sum(value.numel() for value in checkpoint.tensors.values())
-    if asked > max(held, _MOST_NUMBERS_UNSEEN):
-        raise CheckpointError(f"its settings ask for {asked:,} numbers, and it holds {held:,}")
+    _check_size(checkpoint, config, spaces)
     trainer = Trainer(config, spaces)
     _copy(checkpoint.tensors, {**_live_tensors(trainer), **_generator_states(trainer)})
     state = checkpoint.state
@@ -124,6 +119,20 @@ def restored(checkpoint: Checkpoint, config: Config) -> Trainer:
         )
         trainer.metrics = {str(name): float(value) for name, value in state["metrics"].items()}
     return trainer
+
+
+def _check_size(checkpoint: Checkpoint, config: Config, spaces: Spaces) -> None:
+    """Before anything is made: settings may not ask for more than the file holds."""
+    sizes = (spaces.observation_size, *config.hidden_sizes, spaces.action.size)
+    asked = sum(inputs * outputs for inputs, outputs in pairwise(sizes))
+    held = sum(value.numel() for value in checkpoint.tensors.values())
+    # A network of the user's own need not have a matrix for each pair of sizes.
+    most = held if config.network == "mlp" else max(held, _MOST_UNSEEN)
+    if len(config.hidden_sizes) > len(checkpoint.tensors) or asked > most:
+        raise CheckpointError(
+            f"its settings ask for {len(config.hidden_sizes):,} layers with {asked:,} weights, and it holds "
+            f"{held:,} numbers"
+        )
 
 
 def _live_tensors(trainer: Trainer) -> dict[str, Tensor]:
@@ -166,9 +175,9 @@ def _spaces(checkpoint: Checkpoint) -> Spaces:
         raw |= {name: tuple(raw[name]) for name in ("low", "high", "shape")}
         action = ActionSpec(**raw)
         counts = (observation_size, action.size, *action.shape)
-        if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < 2**31 for n in counts):
+        if not all(_is_count(n, 0, 2**31) for n in counts):
             raise ValueError("a size is not a whole number")
-        if not isinstance(action.discrete, bool) or not -(2**62) < int(action.start) < 2**62:
+        if not isinstance(action.discrete, bool) or not _is_count(action.start, -(2**62), 2**62):
             raise ValueError("an action is either discrete, counted from a whole number, or not")
         bounds = (0, 0) if action.discrete else (action.size, action.size)
         if (len(action.low), len(action.high)) != bounds or not all(
@@ -178,6 +187,10 @@ def _spaces(checkpoint: Checkpoint) -> Spaces:
         if not action.discrete and math.prod(action.shape) != action.size:
             raise ValueError(f"an action of shape {action.shape} has not {action.size} dimensions")
     return Spaces(observation_size, action)
+
+
+def _is_count(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < high
 
 
 def _progress(raw: Mapping[str, Any]) -> Progress:

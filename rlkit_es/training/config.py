@@ -146,6 +146,7 @@ class Config(UpdateConfig):
             check_counts(self, "checkpoint_every", least=0)
         check_range(self, "seed", high=2**63 - 1)
         check_range(self, "torch_threads", "env_threads", high=1024)
+        check_range(self, "num_envs", high=1_000_000)
         check_range(self, "gamma", "gae_lambda", low=0, high=1)
         check_range(self, "log_std_init", low=-10, high=5)
         check_range(self, "observation_clip", "reward_clip", above=0)

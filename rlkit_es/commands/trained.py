@@ -1,0 +1,112 @@
+"""What the commands share that take a trained policy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rlkit_es import algorithms
+from rlkit_es.commands.exit_code import exit_code
+from rlkit_es.commands.options import import_modules
+from rlkit_es.errors import UserError
+from rlkit_es.runs.checkpoint_store import CheckpointStore
+from rlkit_es.runs.run_directory import checkpoints_of
+from rlkit_es.training.episodes import Episode
+
+Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+"""A run directory or a model file, as the first argument."""
+
+_LARGEST_SEED = 2**63 - 1
+
+
+def carry_out(command: Callable[..., None], name: str, arguments: Sequence[str] | None) -> int:
+    """Have ``command`` do what the arguments of ``rlkit-es name`` say; returns the exit code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+
+    def carry() -> None:
+        _, rest = import_modules(given)
+        tyro.cli(command, args=rest, prog=f"rlkit-es {name}")
+
+    return exit_code(carry)
+
+
+def load(run: Path, checkpoint: str) -> algorithms.Algorithm:
+    """`rlkit_es.load`, with a warning where "last" is not the last one because that is damaged.
+
+    Raises:
+        CheckpointError: it is damaged.
+        UserError: there is none.
+    """
+    try:
+        if checkpoint != "last" and run.is_file():
+            raise UserError(f"{run} is one file: --checkpoint chooses among those of a run directory")
+        steps = _steps(run)
+        agent = algorithms.load(run, checkpoint=checkpoint)
+    except OSError as error:  # of a name that is too long, of a directory that may not be entered
+        raise UserError(f"cannot read {run}: {error.strerror}") from error
+    if checkpoint == "last" and steps and agent.env_steps < steps[-1]:
+        print(
+            f"warning: the checkpoint at {steps[-1]:,} steps is damaged: this is the one at "
+            f"{agent.env_steps:,}",
+            file=sys.stderr,
+        )
+    return agent
+
+
+def describe(agent: algorithms.Algorithm) -> str:
+    """Environment, algorithm and steps, for the first words of a line."""
+    return f"{agent.config.env} {agent.config.algo} at {agent.env_steps:,} steps"
+
+
+def say_episode(number: int, episode: Episode) -> None:
+    """Print how the episode with that number went, at once."""
+    print(f"episode {number}: return {episode.episode_return:.1f} in {episode.length:,} steps", flush=True)
+
+
+def output_beside(run: Path, output: Path | None, name: str, suffix: str) -> Path:
+    """Where to write: ``output``, or ``name`` in a run directory, or beside a model file.
+
+    Raises:
+        UserError: ``output`` is no name of a file, or that of the model itself.
+    """
+    if output is None:
+        return run / f"{name}{suffix}" if run.is_dir() else run.with_suffix(suffix)
+    if not output.name:
+        raise UserError(f"--output must be the name of a file, got {output}")
+    output = output if output.suffix else output.with_suffix(suffix)
+    if output.resolve() == run.resolve():
+        raise UserError(f"--output {output} would replace the model itself")
+    return output
+
+
+def check_at_least(least: int, **values: int | None) -> None:
+    """Every value that is given is at least ``least``.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name, value in values.items():
+        if value is not None and value < least:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} must be a whole number of at least {least}, got {value}")
+
+
+def check_seed(seed: int | None) -> None:
+    """Whether it can be one.
+
+    Raises:
+        UserError: it cannot.
+    """
+    check_at_least(0, seed=seed)
+    if seed is not None and seed > _LARGEST_SEED:
+        raise UserError(f"--seed must be at most {_LARGEST_SEED}, got {seed}")
+
+
+def _steps(run: Path) -> list[int]:
+    """Of the checkpoints in a run directory or in its directory of checkpoints; none of a file."""
+    inside = checkpoints_of(run)
+    return CheckpointStore(inside if inside.is_dir() else run, 1).steps()
