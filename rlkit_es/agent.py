@@ -39,7 +39,7 @@ class Algorithm:
         self._begin(Trainer(Config.for_algorithm(self.recipe, preset=preset, env=env, seed=seed, **settings)))
 
     @classmethod
-    def load(cls, path: str | Path, *, checkpoint: str = "last", device: str = "auto") -> Self:
+    def load(cls, path: str | Path, *, checkpoint: str | int = "last", device: str = "auto") -> Self:
         """What `save` or a run wrote. It predicts as it did; `learn` trains on from there.
 
         No code is run that the file holds, and no environment is made before one is needed.

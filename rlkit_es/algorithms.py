@@ -76,7 +76,7 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
 }
 
 
-def load(path: str | Path, *, checkpoint: str = "last", device: str = "auto") -> Algorithm:
+def load(path: str | Path, *, checkpoint: str | int = "last", device: str = "auto") -> Algorithm:
     """`Algorithm.load` of the class that the file is of."""
     algo = config_of(find_checkpoint(Path(path), checkpoint)).algo
     return ALGORITHMS[algo].load(path, checkpoint=checkpoint, device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -100,8 +101,10 @@ def check_range(
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is an int or a float, and no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether ``value`` is a float, or an int that can be one, and no bool."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return isinstance(value, float)
+    return abs(value) <= sys.float_info.max
 
 
 def _literals(hint: Any) -> tuple[Any, ...]:

@@ -121,7 +121,7 @@ def _train(trainer: Trainer, train: Callable[[], Evaluation | None], imported: S
 
 def _say_how_to_go_on(trainer: Trainer, directory: Path, imported: Sequence[str]) -> None:
     saved = CheckpointStore(checkpoints_of(directory), 1).steps()
-    if not saved:
+    if not saved or trainer.progress.stage_end == 0:  # refused before anything was begun
         return
     at = trainer.progress.env_steps
     module, _, _ = trainer.config.env.rpartition(":")

@@ -22,12 +22,15 @@ from rlkit_es.training.checkpoint import Checkpoint
 
 FORMAT = "rlkit_es checkpoint 1"
 LARGEST_BYTES = 4 * 1024**3
+# A real one has tens of kB; parsed, JSON takes many times its size.
+LARGEST_HEADER_BYTES = 4 * 1024**2
 # RuntimeError: also of JSON that is nested too deep.
 _MALFORMED = (
     safetensors.SafetensorError,
     ArithmeticError,
     AttributeError,
     LookupError,
+    MemoryError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -54,8 +57,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     content = _read(path)
     try:
-        tensors = safetensors.torch.load(content)
         header_size = int.from_bytes(content[:8], "little")
+        if header_size > LARGEST_HEADER_BYTES:
+            raise ValueError(f"its header would have {header_size:,} bytes")
+        tensors = safetensors.torch.load(content)
         metadata = json.loads(content[8 : 8 + header_size]).get("__metadata__", {})
         if metadata.get("format") != FORMAT:
             raise CheckpointError(f"{path} is not {FORMAT.rsplit(' ', 1)[0]} that this version can read")

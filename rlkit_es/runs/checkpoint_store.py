@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 from rlkit_es.errors import CheckpointError, UserError
 from rlkit_es.runs.checkpoint_file import read_checkpoint, write_checkpoint
-from rlkit_es.runs.files import TEMPORARY
+from rlkit_es.runs.files import TEMPORARY, writing
 from rlkit_es.training.checkpoint import Checkpoint, take_checkpoint
 from rlkit_es.training.trainer import Trainer
 
@@ -34,6 +35,8 @@ class CheckpointStore:
             UserError: it cannot be written.
             NonFiniteError: a parameter is NaN or infinite.
         """
+        with writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
         path = self._path(trainer.progress.env_steps)
         write_checkpoint(path, take_checkpoint(trainer))
         for step in self.steps()[: -self.keep]:
@@ -56,10 +59,11 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Environment steps of the ones that are there, in order."""
-        names = [path.name.removeprefix("step-") for path in self.directory.glob(f"step-*{_SUFFIX}")]
-        return sorted(int(stem) for name in names if (stem := name.removesuffix(_SUFFIX)).isdecimal())
+        paths = self.directory.glob(f"step-*{_SUFFIX}")
+        steps = [int(match[1]) for path in paths if (match := re.fullmatch(r"step-([0-9]{1,30})", path.stem))]
+        return sorted({step for step in steps if self._path(step).exists()})
 
-    def load(self, which: str = "last") -> tuple[Checkpoint, list[CheckpointError]]:
+    def load(self, which: str | int = "last") -> tuple[Checkpoint, list[CheckpointError]]:
         """One of them.
 
         Args:
@@ -72,10 +76,10 @@ class CheckpointStore:
             CheckpointError: it is damaged, and for "last" so are all the others.
             UserError: there is none.
         """
-        steps = self.steps()
+        which, steps = str(which), self.steps()
         if which == "best" and self._best.exists():
             return read_checkpoint(self._best), []
-        if which.isdecimal() and int(which) in steps:
+        if which.isdecimal() and len(which) < 100 and int(which) in steps:
             return read_checkpoint(self._path(int(which))), []
         if which != "last" or not steps:
             there = [*map(str, steps), *(["best"] if self._best.exists() else [])]
@@ -105,7 +109,7 @@ class CheckpointStore:
         return self.directory / f"step-{step:012d}{_SUFFIX}"
 
 
-def find_checkpoint(path: Path, which: str = "last") -> Checkpoint:
+def find_checkpoint(path: Path, which: str | int = "last") -> Checkpoint:
     """A checkpoint from wherever a user may point to.
 
     Args:
@@ -116,7 +120,11 @@ def find_checkpoint(path: Path, which: str = "last") -> Checkpoint:
         CheckpointError: it is damaged.
         UserError: there is none.
     """
-    if not path.is_dir():
+    try:
+        is_directory = path.is_dir()
+    except OSError as error:  # of a name that is too long, or below a directory that may not be read
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if not is_directory:
         return read_checkpoint(path)
     inside = path / CHECKPOINTS
     found, _ = CheckpointStore(inside if inside.is_dir() else path, keep=1).load(which)

@@ -117,7 +117,7 @@ def _open_loggers(trainer: Trainer, directory: Path, earlier: Sequence[dict[str,
     steps, project = trainer.progress.env_steps, trainer.config.wandb
     opened: list[Logger] = [
         CsvLogger(directory / "metrics.csv", earlier),
-        TensorBoardLogger(directory / "tensorboard", steps + 1 if steps else None),
+        TensorBoardLogger(directory / "tensorboard", steps + 1),
     ]
     if project is not None:
         opened.append(WandbLogger(project, directory, describe_run(trainer.config)))

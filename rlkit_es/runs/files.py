@@ -43,8 +43,10 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        shown = str(path).replace("\0", "\\0")
+        raise UserError(f"cannot write {shown}: {reason}") from error
 
 
 def _sync_directory(directory: Path) -> None:

@@ -19,6 +19,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from rlkit_es.runs.files import write_atomically, writing
 
+_LONGEST_CLOSE_SECONDS = 3.0
+
 
 class CsvLogger:
     """One row an iteration, readable as soon as it is logged.
@@ -40,8 +42,8 @@ class CsvLogger:
         with writing(self._path):
             if self._file is None:
                 self._file = self._begin(metrics)
-            if not self._path.exists():
-                raise FileNotFoundError(errno.ENOENT, "it was removed", str(self._path))
+            if not os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno())):
+                raise FileNotFoundError(errno.ENOENT, "it was replaced", str(self._path))
             self._writer.writerow(metrics)
             self._file.flush()
 
@@ -100,6 +102,12 @@ class TensorBoardLogger:
             self._writer.flush()
 
     def close(self) -> None:
+        # In a thread: a signal in the middle of its queue's work may have left its own thread asleep.
+        closing = threading.Thread(target=self._close, daemon=True)
+        closing.start()
+        closing.join(_LONGEST_CLOSE_SECONDS)
+
+    def _close(self) -> None:
         with contextlib.suppress(OSError):  # reported by `log` or `flush` before
             self._writer.close()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rlkit_es.errors import CheckpointError, NonFiniteError, UserError
@@ -48,7 +49,10 @@ def take_checkpoint(trainer: Trainer) -> Checkpoint:
     tensors = {**live, **_generator_states(trainer)}
     config = dataclasses.asdict(trainer.config)
     return Checkpoint(
-        tensors={name: value.detach().cpu().clone() for name, value in tensors.items()},
+        tensors={
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in tensors.items()
+        },
         state={
             "config": {name: value for name, value in config.items() if name not in _NOT_KEPT},
             "observation_size": trainer.spaces.observation_size,
@@ -89,7 +93,7 @@ def require_imported_environment(config: Config) -> None:
     module, _, _ = config.env.rpartition(":")
     if module and module not in sys.modules:
         raise UserError(
-            f"the environment {config.env} is of a module that this file may not import: "
+            f"the environment {config.env!r} is of a module that this file may not import: "
             f"import {module} yourself, or give --import {module} on the command line"
         )
 
@@ -107,12 +111,13 @@ def restored(checkpoint: Checkpoint, config: Config) -> Trainer:
     """
     spaces = _spaces(checkpoint)
     _check_size(checkpoint, config, spaces)
-    trainer = Trainer(config, spaces)
+    with _malformed():
+        trainer = Trainer(config, spaces)
     _copy(checkpoint.tensors, {**_live_tensors(trainer), **_generator_states(trainer)})
     state = checkpoint.state
     with _malformed():
         for name, generator in trainer.generators.items():
-            generator.set_state(checkpoint.tensors[f"generator.{name}"])
+            generator.set_state(_mersenne_twister(checkpoint.tensors[f"generator.{name}"]))
         trainer.progress = _progress(state["progress"])
         trainer.episodes.recent.extend(
             Episode(int(env), float(total), int(length)) for env, total, length in state["episodes"]
@@ -123,12 +128,19 @@ def restored(checkpoint: Checkpoint, config: Config) -> Trainer:
 
 def _check_size(checkpoint: Checkpoint, config: Config, spaces: Spaces) -> None:
     """Before anything is made: settings may not ask for more than the file holds."""
-    sizes = (spaces.observation_size, *config.hidden_sizes, spaces.action.size)
-    asked = sum(inputs * outputs for inputs, outputs in pairwise(sizes))
+    asked = 0
+    for outputs in (spaces.action.size, 1):
+        sizes = (spaces.observation_size, *config.hidden_sizes, outputs)
+        asked += sum(inputs * width for inputs, width in pairwise(sizes))
     held = sum(value.numel() for value in checkpoint.tensors.values())
     # A network of the user's own need not have a matrix for each pair of sizes.
     most = held if config.network == "mlp" else max(held, _MOST_UNSEEN)
-    if len(config.hidden_sizes) > len(checkpoint.tensors) or asked > most:
+    most_inputs = max(held, _MOST_UNSEEN)
+    if (
+        len(config.hidden_sizes) > len(checkpoint.tensors)
+        or asked > most
+        or spaces.observation_size > most_inputs
+    ):
         raise CheckpointError(
             f"its settings ask for {len(config.hidden_sizes):,} layers with {asked:,} weights, and it holds "
             f"{held:,} numbers"
@@ -187,6 +199,14 @@ def _spaces(checkpoint: Checkpoint) -> Spaces:
         if not action.discrete and math.prod(action.shape) != action.size:
             raise ValueError(f"an action of shape {action.shape} has not {action.size} dimensions")
     return Spaces(observation_size, action)
+
+
+def _mersenne_twister(state: Tensor) -> Tensor:
+    """As of `torch.Generator`, which would read beyond its 624 words if ``left`` and ``next`` did not fit."""
+    left, taken = int(state[8:12].view(torch.int32)), int(state[16:24].view(torch.int64))
+    if (left, taken) != (1, 0) and left + taken != 625:
+        raise ValueError("the state of a generator is not one")
+    return state
 
 
 def _is_count(value: object, low: int, high: int) -> bool:

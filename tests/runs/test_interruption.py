@@ -330,9 +330,6 @@ threading.Condition.notify = notify
 """
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the handler raises inside TensorBoard's queue, whose thread then sleeps"
-)
 def test_a_signal_in_the_middle_of_handing_a_thread_its_work_does_not_hang() -> None:
     Path("unlucky.py").write_text(UNLUCKY)
     options = ["--import", "unlucky", "--total-steps", "90000", "--run-dir", "out"]

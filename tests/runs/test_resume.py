@@ -675,7 +675,6 @@ def test_an_end_before_the_checkpoint_is_refused(
 
 
 @pytest.mark.skipif(missing_compiler() is not None, reason="nothing is ever compiled")
-@pytest.mark.xfail(strict=True, reason="the update is compiled from here on, and nobody says so")
 def test_a_length_from_which_on_the_update_is_compiled_is_said_to_round_differently(tmp_path: Path) -> None:
     stopped(configure(run_dir=tmp_path / "run", compile="auto"), "on_iteration", 1)
     saved = resume.open_run(tmp_path / "run")
@@ -736,7 +735,6 @@ def test_the_module_of_an_environment_is_not_imported_unless_it_was_asked_for(
     assert run.main(["--resume", "run", "--import", "toy_envs"]) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="at 0 steps, with less than no steps to be done again")
 def test_a_run_that_is_refused_says_nothing_of_steps_to_be_done_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -791,11 +789,6 @@ def test_episodes_that_a_checkpoint_cuts_are_not_reported(checkpoint_every: int,
     assert {row["episode_length_mean"] for row in rows} == {"5.0"}
 
 
-ONLY_AFTER_THE_FIRST_CHECKPOINT = pytest.mark.xfail(
-    strict=True, reason="a run that goes on from its very start does not tell TensorBoard to forget"
-)
-
-
 def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -817,7 +810,7 @@ def assert_every_step_is_there_once(directory: Path) -> None:
 @pytest.mark.parametrize(
     "stops",
     [
-        pytest.param([("on_iteration", 2)], marks=ONLY_AFTER_THE_FIRST_CHECKPOINT),
+        [("on_iteration", 2)],
         [("on_iteration", 6), ("on_iteration", 2), ("on_checkpoint", 2)],
     ],
 )
@@ -913,6 +906,5 @@ def test_a_killed_process_is_gone_on_with(killed: Path, whole: Callable[[Config]
     assert differences(killed, whole(MORTAL_CONFIG)) == ["learning_curve.png"]  # a real one there
 
 
-@ONLY_AFTER_THE_FIRST_CHECKPOINT
 def test_tensorboard_has_every_step_of_a_killed_process_once(killed: Path) -> None:
     assert_every_step_is_there_once(killed)

@@ -10,10 +10,10 @@ import pytest
 
 from rlkit_es.envs.vector_env import env_seeds
 from rlkit_es.errors import UserError
-from rlkit_es.training.config import Config
-from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.runs.experiment import run
 from rlkit_es.runs.run_directory import create_run_directory, default_run_directory
+from rlkit_es.training.config import Config
+from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.trainer import Trainer
 
