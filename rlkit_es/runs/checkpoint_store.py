@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlkit_es.errors import CheckpointError, UserError
 from rlkit_es.runs.checkpoint_file import read_checkpoint, write_checkpoint
-from rlkit_es.runs.files import TEMPORARY, writing
+from rlkit_es.runs.files import TEMPORARY
 from rlkit_es.training.checkpoint import Checkpoint, take_checkpoint
 from rlkit_es.training.trainer import Trainer
 
@@ -20,7 +20,7 @@ class CheckpointStore:
     """``directory``/step-<env steps>.safetensors, and best.safetensors beside them.
 
     Args:
-        directory: made where it is missing, when the first one is saved.
+        directory: exists; where it was removed, saving says so and does not make it anew.
         keep: how many of the last ones stay.
     """
 
@@ -35,8 +35,6 @@ class CheckpointStore:
             UserError: it cannot be written.
             NonFiniteError: a parameter is NaN or infinite.
         """
-        with writing(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
         path = self._path(trainer.progress.env_steps)
         write_checkpoint(path, take_checkpoint(trainer))
         for step in self.steps()[: -self.keep]:

@@ -287,12 +287,6 @@ def test_an_old_one_that_cannot_be_removed_is_no_reason_to_stop(
     assert store.steps() == [1, 2, 3]
 
 
-def test_the_directory_is_made_where_it_is_missing(tmp_path: Path, trainer: Trainer) -> None:
-    store = CheckpointStore(tmp_path / "deep" / "er", keep=1)
-    save_at(store, trainer, 1)
-    assert store.steps() == [1]
-
-
 def test_a_checkpoint_is_found_from_its_file_its_directory_and_its_run(
     tmp_path: Path, store: CheckpointStore, trainer: Trainer
 ) -> None:
