@@ -82,6 +82,8 @@ class Algorithm:
             NonFiniteError: a parameter is NaN or infinite.
         """
         path = Path(path) if Path(path).suffix else Path(f"{path}.safetensors")
+        if "\0" in str(path):
+            raise UserError(f"a file cannot be named {str(path)!r}")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_checkpoint(path, take_checkpoint(self._trainer))

@@ -43,10 +43,8 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        reason = getattr(error, "strerror", None) or error
-        shown = str(path).replace("\0", "\\0")
-        raise UserError(f"cannot write {shown}: {reason}") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _sync_directory(directory: Path) -> None:
