@@ -10,8 +10,8 @@ ARGS ?=
 run: $(VENV)/.run  ## train the main job into runs/
 	$(BIN)/python -m rlkit_es.run --algo $(ALGO) --env $(ENV) $(ARGS)
 
-test: $(VENV)/.test  ## the fast suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.test  ## the fast suite, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -57,15 +57,18 @@ class Algorithm:
         config = config_of(loaded, device=device)
         if config.algo != cls.recipe:
             raise CheckpointError(f"{path} is of {config.algo}, not of {cls.recipe}: use rlkit_es.load")
-        agent = cls.of(restored(loaded, config))
-        agent._from_file = True
-        return agent
+        return cls.of(restored(loaded, config), from_file=True)
 
     @classmethod
-    def of(cls, trainer: Trainer) -> Self:
-        """The agent that ``trainer``, of the same recipe, trains."""
+    def of(cls, trainer: Trainer, *, from_file: bool = False) -> Self:
+        """The agent that ``trainer``, of the same recipe, trains.
+
+        Args:
+            trainer: its own from here on.
+            from_file: whether a file that may be a stranger's says what it is.
+        """
         agent = cls.__new__(cls)
-        agent._begin(trainer)
+        agent._begin(trainer, from_file=from_file)
         return agent
 
     def save(self, path: str | Path) -> Path:
@@ -157,8 +160,8 @@ class Algorithm:
         """Free the environments; `predict` goes on working."""
         self._trainer.close()
 
-    def _begin(self, trainer: Trainer) -> None:
-        self._from_file = False
+    def _begin(self, trainer: Trainer, *, from_file: bool = False) -> None:
+        self._from_file = from_file
         self._trainer = trainer
         self.policy = trainer.policy
         self._generator = torch.Generator().manual_seed(trainer.config.seed)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlkit_es.agent import Algorithm as Algorithm
+from rlkit_es.agent import Algorithm
 from rlkit_es.errors import UserError
 from rlkit_es.runs.checkpoint_store import find_checkpoint
 from rlkit_es.runs.experiment import go_on
 from rlkit_es.runs.resume import continued, open_run
 from rlkit_es.training.callbacks import Callback, Logger
-from rlkit_es.training.checkpoint import config_of
+from rlkit_es.training.checkpoint import config_of, restored
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 
 
@@ -78,8 +78,9 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
 
 def load(path: str | Path, *, checkpoint: str | int = "last", device: str = "auto") -> Algorithm:
     """`Algorithm.load` of the class that the file is of."""
-    algo = config_of(find_checkpoint(Path(path), checkpoint)).algo
-    return ALGORITHMS[algo].load(path, checkpoint=checkpoint, device=device)
+    loaded = find_checkpoint(Path(path), checkpoint)
+    config = config_of(loaded, device=device)
+    return ALGORITHMS[config.algo].of(restored(loaded, config), from_file=True)
 
 
 def resume(

@@ -30,6 +30,11 @@ class CheckpointError(UserError):
         super().__init__(short)
 
 
+def first_line(error: BaseException) -> str:
+    """Of its message, or its type where it has none: what fits into a message of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
     """``table[name]``, or a `UserError` that names the closest matches."""
     if not isinstance(name, str):

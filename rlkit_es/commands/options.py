@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rlkit_es.errors import UserError
+from rlkit_es.errors import UserError, first_line
 
 
 def take(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
@@ -51,6 +51,6 @@ def import_modules(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever the module does when it is imported
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"cannot import {module!r}: {reason}") from error
     return modules, rest

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 
-from rlkit_es.algorithms import Algorithm
+from rlkit_es.agent import Algorithm
 from rlkit_es.commands.exit_code import EXIT_INTERRUPTED
 from rlkit_es.commands.trained import Run, carry_out, check_at_least, check_seed, describe, load, say_episode
 from rlkit_es.errors import UserError
+from rlkit_es.runs.drawing import has_display
 from rlkit_es.runs.interruption import Interrupted
-from rlkit_es.runs.playback import WindowClosed, has_display, make_env, play, playing_seed, watch
+from rlkit_es.runs.playing import make_env, play, playing_seed
+from rlkit_es.runs.window import WindowClosed, watch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

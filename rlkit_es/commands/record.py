@@ -17,7 +17,8 @@ from rlkit_es.commands.trained import (
     say_episode,
 )
 from rlkit_es.errors import UserError
-from rlkit_es.runs.playback import Video, frame_of, frames_per_second, make_env, play, playing_seed
+from rlkit_es.runs.playing import make_env, play, playing_seed
+from rlkit_es.runs.video import Video, frame_of, frames_per_second
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

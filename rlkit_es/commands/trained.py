@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from rlkit_es import algorithms
+from rlkit_es.agent import Algorithm
 from rlkit_es.commands.exit_code import exit_code
 from rlkit_es.commands.options import import_modules
 from rlkit_es.errors import UserError
@@ -34,7 +35,7 @@ def carry_out(command: Callable[..., None], name: str, arguments: Sequence[str] 
     return exit_code(carry)
 
 
-def load(run: Path, checkpoint: str) -> algorithms.Algorithm:
+def load(run: Path, checkpoint: str) -> Algorithm:
     """`rlkit_es.load`, with a warning where "last" is not the last one because that is damaged.
 
     Raises:
@@ -57,7 +58,7 @@ def load(run: Path, checkpoint: str) -> algorithms.Algorithm:
     return agent
 
 
-def describe(agent: algorithms.Algorithm) -> str:
+def describe(agent: Algorithm) -> str:
     """Environment, algorithm and steps, for the first words of a line."""
     return f"{agent.config.env} {agent.config.algo} at {agent.env_steps:,} steps"
 

@@ -14,7 +14,7 @@ from gymnasium.envs import registration
 from rlkit_es.envs.envpool_backend import EnvPoolVectorEnv, envpool_ids
 from rlkit_es.envs.gymnasium_backend import make_gymnasium
 from rlkit_es.envs.vector_env import VectorEnv
-from rlkit_es.errors import UserError, suggestion
+from rlkit_es.errors import UserError, first_line, suggestion
 
 Backend = Literal["auto", "envpool", "gymnasium", "gymnasium-async"]
 
@@ -41,7 +41,7 @@ def choose_backend(env_id: str, backend: Backend, num_envs: int | None = None) -
         try:
             import envpool  # noqa: F401
         except ImportError as error:
-            raise UserError(f"backend envpool cannot be imported: {_one_line(error)}") from error
+            raise UserError(f"backend envpool cannot be imported: {first_line(error)}") from error
         raise UserError(f"EnvPool does not have {env_id!r}: {suggestion(env_id, envpool_ids())}")
     if backend == "auto" and in_envpool and num_envs == 1 and env_id in gym.registry:
         return "gymnasium", "one environment alone is faster in this process than in a thread of EnvPool"
@@ -86,7 +86,7 @@ def make_vector_envs(
     except UserError:
         raise
     except Exception as error:  # whatever the environment does when it is made
-        raise UserError(f"cannot make {env_id!r}: {_one_line(error)}") from error
+        raise UserError(f"cannot make {env_id!r}: {first_line(error)}") from error
 
 
 def _require_registered(env_id: str) -> None:
@@ -96,7 +96,7 @@ def _require_registered(env_id: str) -> None:
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever the module does when it is imported
-            raise UserError(f"cannot import {module!r} for {env_id!r}: {_one_line(error)}") from error
+            raise UserError(f"cannot import {module!r} for {env_id!r}: {first_line(error)}") from error
     if name not in gym.registry:
         # Gymnasium resolves an id without a version to its newest one.
         with contextlib.suppress(gym.error.Error):
@@ -105,8 +105,3 @@ def _require_registered(env_id: str) -> None:
                 return
         known = [*gym.registry, *envpool_ids()]
         raise UserError(f"unknown environment {env_id!r}; {suggestion(name, known)}")
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rlkit_es.errors import UserError
+from rlkit_es.errors import UserError, first_line
 
 # (*state, *inputs, index row, real row) -> state; state[0] is () bool: whether to go on.
 FlatStep = Callable[..., Sequence[Tensor]]
@@ -61,7 +61,7 @@ def native_loop(
         _compile(_Loop(graph, len(state)), example, path)
         return _load(path)
     except Exception as error:  # torch raises what its compiler, the linker or the disk gave it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"the update could not be compiled ({reason}); use --compile off") from error
 
 

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from rlkit_es.errors import CheckpointError, UserError
+from rlkit_es.errors import CheckpointError, UserError, first_line
 from rlkit_es.runs.files import write_atomically
 from rlkit_es.training.checkpoint import Checkpoint
 
@@ -69,7 +69,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"checkpoint {path} is damaged: its checksum does not fit")
         return Checkpoint(tensors, _object(state))
     except _MALFORMED as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path} is damaged or no checkpoint: {reason}") from error
 
 

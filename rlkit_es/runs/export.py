@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlkit_es.errors import UserError
+from rlkit_es.errors import UserError, first_line
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.runs.files import write_atomically
 
@@ -229,7 +229,7 @@ def _converting(format: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever the exporter makes of a network of the user's own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"this network cannot be written as {format}: {reason}; try the other --format"
         ) from error

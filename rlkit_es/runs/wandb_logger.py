@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlkit_es.errors import UserError
+from rlkit_es.errors import UserError, first_line
 
 _INSTALL_WANDB = "pip install 'rlkit_es[wandb]'"
 
@@ -41,7 +41,7 @@ class WandbLogger:
                 resume="allow",
             )
         except Exception as error:  # of its network, its login or its service
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise UserError(f"wandb cannot begin ({reason}); WANDB_MODE=offline logs to disk") from error
 
     def log(self, metrics: dict[str, float]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlkit_es.errors import CheckpointError, NonFiniteError, UserError
+from rlkit_es.errors import CheckpointError, NonFiniteError, UserError, first_line
 from rlkit_es.training.config import Config
 from rlkit_es.training.episodes import Episode
 from rlkit_es.training.trainer import Progress, Trainer
@@ -228,5 +228,5 @@ def _malformed() -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"what it holds is not of a checkpoint: {reason}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rlkit_es.errors import UserError
+from rlkit_es.errors import UserError, first_line
 
 
 def resolve_device(name: str) -> torch.device:
@@ -20,6 +20,6 @@ def resolve_device(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; use --device cpu"
+            f"device {name!r} cannot be used here: {first_line(error)}; use --device cpu"
         ) from error
     return device

@@ -14,7 +14,7 @@ from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.training.config import Config
 from rlkit_es.training.seeds import derive_seeds
 
-_MOST_ENVS = 16
+MOST_ENVS = 16
 _LONGEST_EPISODE = 1_000_000
 
 
@@ -73,7 +73,7 @@ def evaluate_policy(
         env_steps: recorded in the result.
     """
     seed = derive_seeds(config.seed).evaluation if seed is None else seed
-    num_envs = min(episodes, _MOST_ENVS)
+    num_envs = min(episodes, MOST_ENVS)
     backend, _ = choose_backend(config.env, config.backend, config.num_envs)  # that of training
     (envs,) = make_vector_envs(config.env, num_envs, backend=backend, threads=config.env_threads)
     generator = None if deterministic else torch.Generator().manual_seed(seed)

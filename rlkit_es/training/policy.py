@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rlkit_es.errors import UserError
+from rlkit_es.errors import UserError, first_line
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.training.config import Config
 from rlkit_es.types import Spaces
@@ -47,6 +47,6 @@ def _check(policy: ActorCritic, spaces: Spaces) -> None:
         try:
             shape = tuple(network(observation).shape)
         except RuntimeError as error:
-            raise UserError(f"{wanted}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{wanted}: {first_line(error)}") from error
         if shape != (2, outputs):
             raise UserError(f"{wanted}, and gives {shape}")

@@ -12,7 +12,7 @@ import pytest
 import small_runs
 
 from rlkit_es import cli
-from rlkit_es.runs import playback
+from rlkit_es.runs import window as windows
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,15 @@ def window(monkeypatch: pytest.MonkeyPatch) -> Any:
 def on_frame(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> list[int]:
     """Have ``act`` called when that frame is shown; the list has the frames that were."""
     frames: list[int] = []
-    check = playback._stop_when_closed
+    check = windows._stop_when_closed
 
-    def count(env: playback.SupervisedEnv) -> None:
+    def count(env: windows.SupervisedEnv) -> None:
         frames.append(len(frames))
         if len(frames) == number:
             act()
         check(env)
 
-    monkeypatch.setattr(playback, "_stop_when_closed", count)
+    monkeypatch.setattr(windows, "_stop_when_closed", count)
     return frames
 
 
@@ -63,7 +63,7 @@ def test_episodes_are_shown_at_their_own_speed(
 ) -> None:
     slept: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: 0.01 * len(slept), sleep=slept.append)
-    monkeypatch.setattr(playback, "time", clock)
+    monkeypatch.setattr(windows, "time", clock)
     frames = on_frame(monkeypatch, 0, lambda: None)
     assert cli.main(["play", str(cartpole), "--episodes", "2", "--seed", "3"]) == 0
     captured = capsys.readouterr()
@@ -138,14 +138,14 @@ def test_the_viewer_of_mujoco_is_left_before_it_draws_into_a_closed_window(
     viewer = SimpleNamespace(window="w", _key_callback=lambda *arguments: keys.append(arguments))
     env: Any = SimpleNamespace(unwrapped=SimpleNamespace(mujoco_renderer=SimpleNamespace(viewer=viewer)))
     for _ in range(2):
-        playback._stop_when_closed(env)
-    with pytest.raises(playback.WindowClosed):
+        windows._stop_when_closed(env)
+    with pytest.raises(windows.WindowClosed):
         glfw.close("w")
-    with pytest.raises(playback.WindowClosed):
+    with pytest.raises(windows.WindowClosed):
         glfw.key("w", 256, 9, 1, 0)
     glfw.key("w", 32, 65, 0, 0)
     assert keys == [("w", 32, 65, 0, 0)]
-    playback._stop_when_closed(SimpleNamespace(unwrapped=object()))  # type: ignore[arg-type]
+    windows._stop_when_closed(SimpleNamespace(unwrapped=object()))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import small_runs
 
 from rlkit_es import cli, load
 from rlkit_es.errors import UserError
-from rlkit_es.runs import playback
+from rlkit_es.runs import drawing, video
 
 EPISODE = re.compile(r"episode (\d+): return (-?[\d.]+) in ([\d,]+) steps")
 
@@ -99,7 +99,7 @@ def test_length_speed_place_and_checkpoint_may_be_chosen(
 
 def test_mujoco_is_recorded_without_a_display(cheetah: Path, capsys: pytest.CaptureFixture[str]) -> None:
     try:
-        playback.choose_gl()
+        drawing.choose_gl()
     except UserError as error:
         pytest.skip(str(error))
     # A fresh process: no other test has decided what draws.
@@ -121,10 +121,10 @@ def test_mujoco_is_recorded_without_a_display(cheetah: Path, capsys: pytest.Capt
 def test_an_interrupted_recording_leaves_nothing(
     cartpole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = playback.frame_of
+    shown = video.frame_of
     frames = []
 
-    def interrupting(env: playback.SupervisedEnv) -> object:
+    def interrupting(env: video.SupervisedEnv) -> object:
         frames.append(shown(env))
         if len(frames) == 5:
             signal.raise_signal(signal.SIGINT)
@@ -182,8 +182,8 @@ def test_what_is_missing_is_said_in_one_line(
 def test_no_gl_is_one_error_line(
     cheetah: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(playback, "has_display", lambda: False)
-    monkeypatch.setattr(playback, "_succeeds", lambda program, variables: False)
+    monkeypatch.setattr(drawing, "has_display", lambda: False)
+    monkeypatch.setattr(drawing, "_succeeds", lambda program, variables: False)
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     line = small_runs.the_error(f"record {cheetah} --output v.mp4", capsys)
     assert "apt install libegl1" in line
