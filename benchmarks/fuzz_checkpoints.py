@@ -460,7 +460,8 @@ def state_sizes(rng: random.Random, bases: _BASES) -> bytes:
     if rng.random() < 0.6:
         state["action"] = action
     if rng.random() < 0.6:
-        state["observation_size"] = rng.choice((0, 1, 10**5, 10**7, 2**31 - 1, 2**31 - 1, 10**12))
+        sizes = (0, 1, 10**5, 10**7, 2**31 - 1, 2**31 - 1, 10**12)
+        state["observation"] = [rng.choice(sizes) for _ in range(rng.choice((1, 1, 3)))]
     return pack(Checkpoint(base.tensors, state))
 
 
@@ -596,7 +597,7 @@ def load_and_predict(path: Path) -> str:
     """Raises only what loading raises: an agent that was loaded can predict."""
     agent = rlkit_es.load(path)
     try:
-        size = agent._trainer.spaces.observation_size
+        size = agent.spaces.observation.size
         actions = agent.predict(np.zeros((2, size), np.float32))
         agent.predict(np.zeros((2, size), np.float32), deterministic=False)
     except Exception as error:

@@ -18,6 +18,7 @@ from rlkit_es.training.callbacks import Callback, Logger
 from rlkit_es.training.checkpoint import config_of, require_imported_environment, restored, take_checkpoint
 from rlkit_es.training.config import Config
 from rlkit_es.training.trainer import Trainer
+from rlkit_es.types import Spaces
 
 
 class Algorithm:
@@ -122,29 +123,39 @@ class Algorithm:
         """Actions for raw observations, ready for ``env.step``.
 
         Args:
-            observation: (O,) one, or (N, O) a batch; Dict observations flattened in key order.
+            observation: (O,) one, or (N, O) a batch; Dict observations flattened in key order. Pictures
+                are (C, H, W), or (N, C, H, W), uint8.
             deterministic: the mode; False samples.
 
         Returns:
             (*shape,) or (N, *shape) float32 within the bounds, or integers for discrete actions.
         """
-        array = np.asarray(observation, dtype=np.float32)
-        size = self._trainer.spaces.observation_size
-        if array.ndim not in (1, 2) or array.shape[-1] != size:
-            raise UserError(f"observation must have shape ({size},) or (N, {size}), got {array.shape}")
-        batch = torch.from_numpy(np.atleast_2d(array)).to(self._trainer.device)
+        spec = self.spaces.observation
+        array = np.asarray(observation)
+        batched = array.ndim == len(spec.shape) + 1
+        if array.shape[batched:] != spec.shape:
+            one = ", ".join(map(str, spec.shape))
+            shapes = f"({one},) or (N, {one})" if len(spec.shape) == 1 else f"({one}) or (N, {one})"
+            raise UserError(f"observation must have shape {shapes}, got {array.shape}")
+        array = array.astype(np.uint8 if spec.pixels else np.float32, copy=False)
+        batch = torch.from_numpy(array if batched else array[None]).to(self._trainer.device)
         noise = None
         if not deterministic:
             noise = self.policy.distribution.noise((len(batch),), self._generator).to(batch.device)
         with torch.no_grad():
             action = self.policy.env_action(self.policy.act(batch, noise)).cpu().numpy()
-        result: np.ndarray = action if array.ndim == 2 else action[0]
+        result: np.ndarray = action if batched else action[0]
         return result
 
     @property
     def config(self) -> Config:
         """Every setting."""
         return self._trainer.config
+
+    @property
+    def spaces(self) -> Spaces:
+        """What `predict` takes, and what it returns."""
+        return self._trainer.spaces
 
     @property
     def metrics(self) -> dict[str, float]:

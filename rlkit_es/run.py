@@ -52,9 +52,10 @@ def parse(arguments: Sequence[str]) -> Config:
     Raises:
         UserError: no algorithm is named, or a value cannot be used.
     """
-    # Both decide what the defaults are, so they are needed before the rest.
+    # All three decide what the defaults are, so they are needed before the rest.
     algo, _ = take(arguments, "--algo")
     preset, arguments = take(arguments, "--preset")
+    env, _ = take(arguments, "--env")
     if algo is None and {"--help", "-h"} & set(arguments):
         algo = "espo"
     if algo is None:
@@ -62,12 +63,13 @@ def parse(arguments: Sequence[str]) -> Config:
     return tyro.cli(
         Config,
         args=list(arguments),
-        default=Config.for_algorithm(algo, preset=preset),
+        default=Config.for_algorithm(algo, preset=preset, **({} if env is None else {"env": env})),
         prog=_PROGRAM,
         description=(
-            "Train a policy. Defaults shown are those of the algorithm named by --algo, and with "
-            f"--preset {{{','.join(PRESETS)}}} those of a published experiment. --resume RUN_DIR goes on "
-            "with a run that was stopped; --import MODULE imports a module of yours first."
+            "Train a policy. Defaults shown are those of the algorithm named by --algo for environments like "
+            f"--env, and with --preset {{{','.join(PRESETS)}}} those of a published experiment. "
+            "--resume RUN_DIR goes on with a run that was stopped; --import MODULE imports a module of yours "
+            "first."
         ),
     )
 

@@ -1,11 +1,13 @@
 """The data that passes between the parts, and the shape legend that every file uses.
 
 Shapes: ``T`` rollout steps, ``N`` environments, ``B = T * N`` samples, ``M`` samples of a minibatch,
-``O`` observation size, ``A`` action size, ``D`` size of a distribution's parameters.
+``O`` observation size, ``A`` action size, ``D`` size of a distribution's parameters. A pixel
+observation is (C, H, W) in place of (O,).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,29 +33,57 @@ class PolicyStats(NamedTuple):
 class Rollout(NamedTuple):
     """What was seen in ``T`` steps of ``N`` environments. Rewards are raw environment rewards."""
 
-    observation: Tensor  # (T, N, O) float32, not normalised
-    next_observation: Tensor  # (T, N, O) the true s_{t+1}, also where the episode ended
+    observation: Tensor  # (T, N, O) float32, not normalised; pixels (T, N, C, H, W) uint8
+    next_observation: Tensor  # the true s_{t+1}, also where the episode ended; shares memory if it can
     action: Tensor  # (T, N, A) float32 unclipped, or (T, N) int64
     reward: Tensor  # (T, N) float32
     terminated: Tensor  # (T, N) bool: the task ended, so the bootstrap is cut
     truncated: Tensor  # (T, N) bool: the clock ended, so s_{t+1} is bootstrapped from
     valid: Tensor  # (T, N) bool: False where an autoreset ignored the action
+    life_lost: Tensor  # (T, N) bool: terminated for learning, while the game and its score go on
 
     @property
     def done(self) -> Tensor:
-        """(T, N) bool: the episode ended here, for either reason."""
+        """(T, N) bool: what is learned from ends here, for either reason."""
         return self.terminated | self.truncated
+
+    @property
+    def over(self) -> Tensor:
+        """(T, N) bool: the episode ended here, and with it the sum that is reported."""
+        return self.done & ~self.life_lost
 
 
 class Batch(NamedTuple):
     """One rollout, flattened and ready for the update."""
 
-    observation: Tensor  # (B, O) normalised
+    observation: Tensor  # (B, O) normalised; pixels (B, C, H, W) uint8 as they are
     action: Tensor  # (B, A) float32 unclipped, or (B,) int64
     behaviour: Tensor  # (B, D) distribution parameters of the policy that acted
     advantage: Tensor  # (B,)
     value_target: Tensor  # (B,)
     valid: Tensor  # (B,) bool
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """What one observation is: numbers (O,) float32, or pixels (C, H, W) uint8."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def pixels(self) -> bool:
+        """Whether it is a picture."""
+        return len(self.shape) == 3
+
+    @property
+    def size(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of a batch of them."""
+        return torch.uint8 if self.pixels else torch.float32
 
 
 @dataclass(frozen=True)
@@ -81,5 +111,5 @@ class ActionSpec:
 class Spaces(NamedTuple):
     """What goes into a policy and what comes out."""
 
-    observation_size: int  # O
+    observation: ObservationSpec
     action: ActionSpec

@@ -52,7 +52,7 @@ def cartpole() -> Algorithm:
 
 
 def observations(agent: Algorithm, count: int) -> np.ndarray:
-    size = agent._trainer.spaces.observation_size
+    size = agent.spaces.observation.size
     return np.random.default_rng(0).normal(scale=3, size=(count, size)).astype(np.float32)
 
 

@@ -64,7 +64,7 @@ def make(algo: str, env: str, **settings: Any) -> Algorithm:
 
 
 def observations(agent: Algorithm) -> np.ndarray:
-    size = agent._trainer.spaces.observation_size
+    size = agent.spaces.observation.size
     return np.random.default_rng(0).normal(scale=3, size=(1000, size)).astype(np.float32)
 
 

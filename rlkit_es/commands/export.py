@@ -8,7 +8,6 @@ from typing import Literal
 
 from rlkit_es._version import __version__
 from rlkit_es.commands.trained import Run, carry_out, describe, load, output_beside
-from rlkit_es.runs.checkpoint_store import find_checkpoint
 from rlkit_es.runs.export import CHECKED, SUFFIXES, export_policy
 
 
@@ -43,8 +42,7 @@ def export_run(
         "env_steps": str(agent.env_steps),
         "rlkit_es": __version__,
     }
-    size = find_checkpoint(run, checkpoint).state["observation_size"]
-    difference = export_policy(agent.policy, size, path, format, metadata)
+    difference = export_policy(agent.policy, agent.spaces.observation, path, format, metadata)
     if difference is None:
         print("not checked: pip install 'rlkit_es[export]' for onnxruntime")
     else:

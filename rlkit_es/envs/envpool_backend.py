@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlkit_es.envs.spaces import action_spec, observation_size
-from rlkit_es.envs.vector_env import Step, to_float32
+from rlkit_es.envs.spaces import action_spec, observation_spec
+from rlkit_es.envs.vector_env import Lives, Step, to_float32
 from rlkit_es.errors import UserError
 
 
@@ -26,24 +26,41 @@ def envpool_ids() -> list[str]:
 
 
 class EnvPoolVectorEnv:
-    """``num_envs`` environments of one EnvPool id on ``threads`` threads (0: one a core).
+    """``num_envs`` environments of one EnvPool id on ``threads`` threads.
 
     Steps go to the pool's own ``_send`` and ``_recv``. The Gymnasium layer above them builds an info
     dict at every step, which nothing here reads (docs/decisions.md).
+
+    Args:
+        env_id: EnvPool's own.
+        num_envs: N.
+        threads: 0 is one a core.
+        settings: further ones of this id, by EnvPool's names.
+        episodic_life: a lost life is ``terminated``, and ``life_lost``; the game goes on.
     """
 
-    def __init__(self, env_id: str, num_envs: int, threads: int = 0) -> None:
+    def __init__(
+        self,
+        env_id: str,
+        num_envs: int,
+        threads: int = 0,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        episodic_life: bool = False,
+    ) -> None:
         import envpool
 
         self.env_id = env_id
         self.num_envs = num_envs
         self.device = torch.device("cpu")
         self._threads = min(threads, num_envs)
+        self._settings = dict(settings or {})
+        self._episodic_life = episodic_life
         with _quiet():
-            spec = envpool.make_spec(env_id)
+            spec = envpool.make_spec(env_id, **self._settings)
             observation_space = spec.gymnasium_observation_space
             action_space = spec.gymnasium_action_space
-        self.observation_size = observation_size(observation_space)
+        self.observation = observation_spec(observation_space)
         self.action = action_spec(action_space)
         # The pool itself wants 32 bits where Gymnasium's Discrete says 64.
         self._action_dtype = np.dtype(np.int32) if self.action.discrete else action_space.dtype
@@ -63,6 +80,7 @@ class EnvPoolVectorEnv:
                 num_envs=self.num_envs,
                 num_threads=self._threads,
                 env_seed=list(seeds),
+                **self._settings,
             )
         if not all(hasattr(self._pool, name) for name in ("_reset", "_send", "_recv", "_state_keys")):
             raise UserError(
@@ -75,7 +93,11 @@ class EnvPoolVectorEnv:
         self._leaves = [i for _, i in sorted((key, i) for i, key in enumerate(keys) if _is_observation(key))]
         self._ended = np.zeros(self.num_envs, dtype=bool)
         self._pool._reset(self._env_ids)
-        return self._observation(self._pool._recv())
+        state = self._pool._recv()
+        if self._episodic_life:
+            self._lives_key = keys.index("info:lives")
+            self._lives = Lives(state[self._lives_key])
+        return self._observation(state)
 
     def send(self, action: Tensor) -> None:
         """Hand the actions to the pool's threads."""
@@ -85,12 +107,17 @@ class EnvPoolVectorEnv:
         """One step; the row after an end is the reset and no transition."""
         state = self._pool._recv()
         done, truncated = state[self._done], state[self._truncated]
+        terminated, life_lost = done & ~truncated, None
+        if self._episodic_life:
+            lost = self._lives.lost(state[self._lives_key], done)
+            terminated, life_lost = terminated | lost, torch.from_numpy(lost)
         step = Step(
             observation=self._observation(state),
             reward=to_float32(state[self._reward]),
-            terminated=torch.from_numpy(done & ~truncated),
+            terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
             valid=torch.from_numpy(~self._ended),
+            life_lost=life_lost,
         )
         self._ended = done
         return step
@@ -102,6 +129,8 @@ class EnvPoolVectorEnv:
             self._pool = None
 
     def _observation(self, state: list[np.ndarray]) -> Tensor:
+        if self.observation.pixels:
+            return torch.from_numpy(state[self._leaves[0]].reshape(self.num_envs, *self.observation.shape))
         leaves = [state[i].reshape(self.num_envs, -1) for i in self._leaves]
         return to_float32(leaves[0] if len(leaves) == 1 else np.concatenate(leaves, axis=1))
 

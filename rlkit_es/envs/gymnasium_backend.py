@@ -15,9 +15,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
 from torch import Tensor
 
-from rlkit_es.envs.spaces import action_spec, flattener, observation_size
+from rlkit_es.envs.spaces import action_spec, batch_of_one, flattener, observation_spec
 from rlkit_es.envs.supervised import SupervisedEnv
-from rlkit_es.envs.vector_env import Step, to_float32
+from rlkit_es.envs.vector_env import Step
 from rlkit_es.errors import UserError
 
 
@@ -45,7 +45,8 @@ class GymnasiumVectorEnv:
         self.env = env
         self.num_envs = env.num_envs
         self.device = torch.device("cpu")
-        self.observation_size = observation_size(env.single_observation_space)
+        self.observation = observation_spec(env.single_observation_space)
+        self._dtype = np.uint8 if self.observation.pixels else np.float32
         self.action = action_spec(env.single_action_space)
         self._action_dtype = env.single_action_space.dtype
         self._flatten = flattener(env.single_observation_space, env.num_envs)
@@ -115,13 +116,13 @@ class GymnasiumVectorEnv:
 
     def _tensor(self, observation: Any) -> Tensor:
         # One copy, which is also the conversion: the environment keeps its buffer.
-        return torch.from_numpy(np.array(self._flatten(observation), dtype=np.float32))
+        return torch.from_numpy(np.array(self._flatten(observation), dtype=self._dtype))
 
     def _final_observation(self, observation: Tensor, info: dict[str, Any], ended: np.ndarray) -> Tensor:
         final = observation.clone()
         for i in np.flatnonzero(ended):
-            one = self._flatten_one(info["final_obs"][i])
-            final[i] = to_float32(one)[0]
+            one = self._flatten_one(batch_of_one(info["final_obs"][i]))
+            final[i] = torch.from_numpy(np.asarray(one, dtype=self._dtype))[0]
         return final
 
 

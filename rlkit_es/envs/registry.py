@@ -6,19 +6,30 @@ import contextlib
 import importlib
 import importlib.util
 import os
-from typing import Literal
+import warnings
+from typing import Literal, NamedTuple
 
 import gymnasium as gym
 from gymnasium.envs import registration
 
+from rlkit_es.envs.ale_backend import AleVectorEnv, register_ale
 from rlkit_es.envs.envpool_backend import EnvPoolVectorEnv, envpool_ids
 from rlkit_es.envs.gymnasium_backend import make_gymnasium
+from rlkit_es.envs.ids import envpool_id, is_atari, is_dm_control
 from rlkit_es.envs.vector_env import VectorEnv
 from rlkit_es.errors import UserError, first_line, suggestion
 
-Backend = Literal["auto", "envpool", "gymnasium", "gymnasium-async"]
+Backend = Literal["auto", "envpool", "ale", "gymnasium", "gymnasium-async"]
 
 _INSTALL_ENVPOOL = "pip install 'rlkit_es[envpool]'"
+_INSTALL_DM_CONTROL = "pip install 'rlkit_es[dmc]'"
+
+
+class AtariSettings(NamedTuple):
+    """What may differ in how an Atari game is played."""
+
+    sticky_actions: float = 0.0  # probability that a frame repeats the action before
+    episodic_life: bool = False  # what is learned from ends with a life
 
 
 def choose_backend(env_id: str, backend: Backend, num_envs: int | None = None) -> tuple[Backend, str]:
@@ -32,21 +43,20 @@ def choose_backend(env_id: str, backend: Backend, num_envs: int | None = None) -
     Raises:
         UserError: no backend has the id (the closest ids are named), or the one asked for does not.
     """
-    in_envpool = env_id in set(envpool_ids())
+    if is_atari(env_id):
+        return _choose_for_atari(env_id, backend)
+    if backend == "ale":
+        raise UserError(f"backend ale is for Atari (ALE/Pong-v5), not for {env_id!r}: use --backend auto")
+    own_id = envpool_id(env_id)
+    in_envpool = own_id in set(envpool_ids())
     if backend == "envpool":
-        if in_envpool:
-            return backend, "as asked"
-        if importlib.util.find_spec("envpool") is None:
-            raise UserError(f"backend envpool is not installed: {_INSTALL_ENVPOOL}")
-        try:
-            import envpool  # noqa: F401
-        except ImportError as error:
-            raise UserError(f"backend envpool cannot be imported: {first_line(error)}") from error
-        raise UserError(f"EnvPool does not have {env_id!r}: {suggestion(env_id, envpool_ids())}")
+        _require_envpool(own_id, in_envpool)
+        return backend, "as asked"
     if backend == "auto" and in_envpool and num_envs == 1 and env_id in gym.registry:
         return "gymnasium", "one environment alone is faster in this process than in a thread of EnvPool"
     if backend == "auto" and in_envpool:
-        return "envpool", "EnvPool has this id and steps it in C++ threads"
+        named = "has this id" if own_id == env_id else f"has this task, as {own_id},"
+        return "envpool", f"EnvPool {named} and steps it in C++ threads"
     _require_registered(env_id)
     if backend != "auto":
         return backend, "as asked"
@@ -58,7 +68,13 @@ def choose_backend(env_id: str, backend: Backend, num_envs: int | None = None) -
 
 
 def make_vector_envs(
-    env_id: str, num_envs: int, *, backend: Backend, threads: int = 0, groups: int = 1
+    env_id: str,
+    num_envs: int,
+    *,
+    backend: Backend,
+    threads: int = 0,
+    groups: int = 1,
+    atari: AtariSettings | None = None,
 ) -> list[VectorEnv]:
     """``num_envs`` environments from the backend that `choose_backend` gives.
 
@@ -66,9 +82,10 @@ def make_vector_envs(
         env_id: an EnvPool id, a registered Gymnasium id, or ``module:id`` to import the module first.
         num_envs: N, over all groups.
         backend: one of `Backend`.
-        threads: of EnvPool, over all groups, each of which has at least one; 0 is one a core.
+        threads: of EnvPool or ale-py, over all groups, each of which has at least one; 0 is one a core.
         groups: how many vector environments to make of them, at most; one where the backend cannot
             work on one group while another is waited for.
+        atari: for Atari alone; None: every game to its end, no sticky actions.
 
     Raises:
         UserError: the id, its spaces or the backend cannot be used.
@@ -80,18 +97,72 @@ def make_vector_envs(
     sizes = [len(range(group, num_envs, groups)) for group in range(groups)]
     threads = max(1, (threads or os.cpu_count() or 1) // groups)
     try:
-        if chosen == "envpool":
-            return [EnvPoolVectorEnv(env_id, size, threads) for size in sizes]
-        return [make_gymnasium(env_id, size, asynchronous=chosen == "gymnasium-async") for size in sizes]
+        return [_make(env_id, size, chosen, threads, atari or AtariSettings()) for size in sizes]
     except UserError:
         raise
     except Exception as error:  # whatever the environment does when it is made
         raise UserError(f"cannot make {env_id!r}: {first_line(error)}") from error
 
 
+def _make(env_id: str, size: int, backend: Backend, threads: int, atari: AtariSettings) -> VectorEnv:
+    if backend == "ale":
+        return AleVectorEnv(env_id, size, threads, **atari._asdict())
+    if backend == "envpool":
+        if not is_atari(env_id):
+            return EnvPoolVectorEnv(envpool_id(env_id), size, threads)
+        settings = {"repeat_action_probability": atari.sticky_actions, "max_episode_steps": 27_000}
+        return EnvPoolVectorEnv(
+            envpool_id(env_id), size, threads, settings=settings, episodic_life=atari.episodic_life
+        )
+    return make_gymnasium(env_id, size, asynchronous=backend == "gymnasium-async")
+
+
+def _choose_for_atari(env_id: str, backend: Backend) -> tuple[Backend, str]:
+    if backend == "envpool":
+        own_id = envpool_id(env_id)
+        _require_envpool(own_id, own_id in set(envpool_ids()))
+        return backend, "as asked"
+    if backend not in ("auto", "ale"):
+        raise UserError(f"Atari is served by the backends ale and envpool, not by {backend}: use auto")
+    register_ale()
+    if env_id not in gym.registry:
+        games = [known for known in gym.registry if is_atari(known)]
+        raise UserError(f"unknown environment {env_id!r}; {suggestion(env_id, games)}")
+    return "ale", "ale-py steps and preprocesses Atari in C++ threads" if backend == "auto" else "as asked"
+
+
+def _require_envpool(own_id: str, in_envpool: bool) -> None:
+    if in_envpool:
+        return
+    if importlib.util.find_spec("envpool") is None:
+        raise UserError(f"backend envpool is not installed: {_INSTALL_ENVPOOL}")
+    try:
+        import envpool  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"backend envpool cannot be imported: {first_line(error)}") from error
+    raise UserError(f"EnvPool does not have {own_id!r}: {suggestion(own_id, envpool_ids())}")
+
+
+def _register_dm_control() -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the window system, where there is no display
+            import dm_control.suite  # noqa: F401  # shimmy leaves it out in silence where it is missing
+            import shimmy  # noqa: F401  # registers its ids
+    except ImportError as error:
+        raise UserError(f"DM Control needs shimmy and dm-control: {_INSTALL_DM_CONTROL}") from error
+    except Exception as error:  # dm-control and MuJoCo break each other again and again
+        raise UserError(
+            f"dm-control cannot be imported ({first_line(error)}): dm-control 1.0.50 works with MuJoCo 3.17, "
+            f"{_INSTALL_DM_CONTROL}"
+        ) from error
+
+
 def _require_registered(env_id: str) -> None:
     name = env_id
-    if ":" in env_id:
+    if is_dm_control(env_id):
+        _register_dm_control()
+    elif ":" in env_id:
         module, name = env_id.split(":", 1)
         try:
             importlib.import_module(module)

@@ -10,19 +10,59 @@ import numpy as np
 from gymnasium import spaces
 
 from rlkit_es.errors import UserError
-from rlkit_es.types import ActionSpec
+from rlkit_es.types import ActionSpec, ObservationSpec
 
 Flatten = Callable[[object], np.ndarray]
 
 
-def observation_size(space: gym.Space[Any]) -> int:
-    """O: the total size of the space's Box leaves.
+def observation_spec(space: gym.Space[Any]) -> ObservationSpec:
+    """What one observation is: a picture (C, H, W), or all Box leaves as numbers (O,).
 
     Raises:
-        UserError: the space has a leaf that is no Box, or holds pixels.
+        UserError: the space has a leaf that is no Box, or pixels that are no single picture.
     """
+    if _is_pixels(space):
+        return ObservationSpec(_channels_first(space.shape))  # type: ignore[arg-type]
+    return ObservationSpec((_numbers(space),))
+
+
+def flattener(space: gym.Space[Any], num_envs: int) -> Flatten:
+    """A function from batched observations of ``space`` to one array (N, *shape) of `observation_spec`.
+
+    Numbers are flattened, the leaves of a Dict in key order; of a picture the channels come first.
+    """
+    if _is_pixels(space):
+        shape = space.shape
+        assert shape is not None
+        if _channels_first(shape) == shape:
+            return np.asarray
+        if len(shape) == 2:
+            return lambda observation: np.asarray(observation)[:, None]
+        return lambda observation: np.ascontiguousarray(np.moveaxis(np.asarray(observation), -1, 1))
+    return _numbers_flattener(space, num_envs)
+
+
+def batch_of_one(observation: Any) -> Any:
+    """One observation, with a dimension for the number of them in front."""
+    if isinstance(observation, dict):
+        return {key: batch_of_one(leaf) for key, leaf in observation.items()}
+    return np.asarray(observation)[None]
+
+
+def _is_pixels(space: gym.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
+
+
+def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(C, H, W) of a picture (H, W), (C, H, W) or (H, W, C): the channels are the fewest."""
+    if len(shape) == 2:
+        return (1, *shape)
+    return shape if shape[0] <= shape[2] else (shape[2], *shape[:2])
+
+
+def _numbers(space: gym.Space[Any]) -> int:
     if isinstance(space, spaces.Dict):
-        return sum(observation_size(leaf) for leaf in space.values())
+        return sum(_numbers(leaf) for leaf in space.values())
     if not isinstance(space, spaces.Box):
         raise UserError(
             f"observation space {space} is not supported: wrap the environment in "
@@ -30,16 +70,16 @@ def observation_size(space: gym.Space[Any]) -> int:
         )
     if space.dtype == np.uint8 and len(space.shape) >= 2:
         raise UserError(
-            f"pixel observations {space.shape} need a convolutional network, which is not available: "
-            "use the state-based environment, or wrap in gymnasium.wrappers.FlattenObservation"
+            f"pixel observations {space.shape} are not one picture of height, width and channels: wrap the "
+            "environment in gymnasium.wrappers.GrayscaleObservation before its frames are stacked, or in "
+            "gymnasium.wrappers.FlattenObservation"
         )
     return int(np.prod(space.shape))
 
 
-def flattener(space: gym.Space[Any], num_envs: int) -> Flatten:
-    """A function from batched observations of ``space`` to one (N, O) array, Dict leaves in key order."""
+def _numbers_flattener(space: gym.Space[Any], num_envs: int) -> Flatten:
     if isinstance(space, spaces.Dict):
-        leaves = [(key, flattener(leaf, num_envs)) for key, leaf in space.items()]
+        leaves = [(key, _numbers_flattener(leaf, num_envs)) for key, leaf in space.items()]
         return lambda observation: np.concatenate(
             [flatten(observation[key]) for key, flatten in leaves],  # type: ignore[index]
             axis=1,

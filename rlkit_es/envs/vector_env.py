@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlkit_es.types import ActionSpec
+from rlkit_es.types import ActionSpec, ObservationSpec
 
 
 class Step(NamedTuple):
@@ -18,14 +18,16 @@ class Step(NamedTuple):
     Tensors on the environments' own device, the caller's to keep: no later step overwrites them.
     """
 
-    observation: Tensor  # (N, O) float32: what to act on next
+    observation: Tensor  # (N, O) float32, or (N, C, H, W) uint8: what to act on next
     reward: Tensor  # (N,) float32, raw
     terminated: Tensor  # (N,) bool
     truncated: Tensor  # (N,) bool
     valid: Tensor  # (N,) bool: False where the action was ignored because the episode had ended
     final_observation: Tensor | None = None
-    """(N, O) the true s_{t+1} where it is not ``observation``: only environments that reset within
+    """(N, ...) the true s_{t+1} where it is not ``observation``: only environments that reset within
     the step that ended the episode have it. None: ``observation`` is the true s_{t+1}."""
+    life_lost: Tensor | None = None
+    """(N,) bool: ``terminated`` says so for learning alone, and the game goes on. None: nowhere."""
 
 
 class VectorEnv(Protocol):
@@ -38,12 +40,12 @@ class VectorEnv(Protocol):
     """
 
     num_envs: int
-    observation_size: int
+    observation: ObservationSpec
     action: ActionSpec
     device: torch.device
 
     def reset(self, seeds: Sequence[int]) -> Tensor:
-        """Begin anew, environment i with ``seeds[i]``; (N, O) float32."""
+        """Begin anew, environment i with ``seeds[i]``; the observations, as of `Step`."""
         ...
 
     def send(self, action: Tensor) -> None:
@@ -69,3 +71,20 @@ def env_seeds(seed: int, num_envs: int, segment: int = 0) -> list[int]:
 def to_float32(array: np.ndarray) -> Tensor:
     """A NumPy array as a float32 tensor, converted at most once."""
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+class Lives:
+    """Tells a lost life from the end of a game, by the number of lives left (N,).
+
+    Args:
+        lives: at the start.
+    """
+
+    def __init__(self, lives: np.ndarray) -> None:
+        self._left = lives
+
+    def lost(self, lives: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """(N,) bool: one was lost in this step, and the game did not end with it (``ended``)."""
+        lost: np.ndarray = (lives < self._left) & ~ended
+        self._left = lives
+        return lost

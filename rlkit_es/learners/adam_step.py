@@ -53,6 +53,7 @@ class AdamStep:
         self._critic_state = AdamState(parameters, exp_avg, exp_avg_sq, self.state.steps)
         self._joint_loop: Loop = PythonLoop(self._step.joint, watch=watch_stop)
         self._critic_loop: Loop = PythonLoop(self._step.critic_only, watch=False)
+        self._policy = policy
 
     def compile(self) -> None:
         """Compile the loops over minibatches; it happens when each is first called."""
@@ -110,6 +111,7 @@ class AdamStep:
         generator = torch.Generator().manual_seed(seed)
         going = torch.ones_like(inputs.critic_on)
         report = self.state.steps.new_zeros(len(REPORT))
+        critic_inputs: StepInputs | None = None
         for epoch in range(max(config.epochs, critic_epochs)):
             index, real, count = shuffled_minibatches(valid, config.minibatch_size, generator)
             inputs.critic_on.fill_(epoch < critic_epochs)
@@ -122,13 +124,20 @@ class AdamStep:
                 store(state.optimizer, self.state)
                 going, self.adaptive, report = state.going, state.adaptive, state.report
             if at < count and config.critic_epochs is not None and epoch < critic_epochs:
+                # The policy stays as it is from here on, and with it an encoder that the critic shares.
+                critic_inputs = critic_inputs or self._for_critic(inputs)
                 state = StepState(torch.ones_like(going), self._critic_state, self.adaptive, report)
-                _, state = self._critic_loop(state, inputs, index, real, at, count)
+                _, state = self._critic_loop(state, critic_inputs, index, real, at, count)
                 store(state.optimizer, self._critic_state)
                 report = state.report
             elif at < count:
                 break
         return report
+
+    def _for_critic(self, inputs: StepInputs) -> StepInputs:
+        """What the critic takes in place of observations, worked out once for all its minibatches."""
+        observation = self._policy.critic_input(inputs.batch.observation)
+        return inputs._replace(batch=inputs.batch._replace(observation=observation))
 
 
 def scheduled_settings(config: UpdateConfig, remaining: float) -> dict[str, float]:

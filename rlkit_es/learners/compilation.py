@@ -14,8 +14,16 @@ CompileMode = Literal["auto", "on", "off"]
 WORTH_COMPILING_STEPS = 50_000
 
 
-def should_compile(mode: CompileMode, total_steps: int, device: torch.device) -> tuple[bool, str]:
+def should_compile(
+    mode: CompileMode, total_steps: int, device: torch.device, *, pixels: bool = False
+) -> tuple[bool, str]:
     """Whether to compile, and the reason in a few words.
+
+    Args:
+        mode: what was asked for.
+        total_steps: to train for.
+        device: where.
+        pixels: observations are pictures, whose convolutions are large operations already.
 
     Raises:
         UserError: ``mode`` is "on" and there is no C++ compiler, or the device is not a CPU.
@@ -26,6 +34,10 @@ def should_compile(mode: CompileMode, total_steps: int, device: torch.device) ->
         if mode == "on":
             raise UserError("compile is on, but the compiled update is for the CPU; use --compile auto")
         return False, "eager: the compiled update is for the CPU"
+    if pixels:
+        if mode == "on":
+            raise UserError("compile is on, which does not pay with pictures; use --compile auto")
+        return False, "eager: convolutions are large operations already"
     if mode == "auto" and total_steps < WORTH_COMPILING_STEPS:
         return False, f"eager: under {WORTH_COMPILING_STEPS:,} steps compiling does not pay"
     missing = missing_compiler()

@@ -6,6 +6,8 @@ gradient one thing to clip or to reduce. The modules keep working: their paramet
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +38,6 @@ class FlatModule:
         pieces = torch.split(flat, self.sizes)
         return {n: p.view(s) for n, p, s in zip(self.names, pieces, self.shapes, strict=True)}
 
-    def __call__(self, flat: Tensor, *inputs: Tensor) -> Tensor:
+    def __call__(self, flat: Tensor, *inputs: Tensor) -> Any:
         """The module's output with ``flat`` (size,) for its parameters."""
-        output: Tensor = torch.func.functional_call(self.module, self.unflatten(flat), inputs)
-        return output
+        return torch.func.functional_call(self.module, self.unflatten(flat), inputs)

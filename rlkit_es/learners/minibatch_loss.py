@@ -33,7 +33,7 @@ class MinibatchLoss:
     """Policy and value loss, closed over networks, slots and hyperparameters."""
 
     def __init__(self, policy: ActorCritic, slots: Slots, config: UpdateConfig) -> None:
-        self.actor = FlatModule(policy.actor)
+        self.actor = FlatModule(policy.with_features)
         self.critic = FlatModule(policy.critic)
         self.distribution = policy.distribution
         self.slots = slots
@@ -59,7 +59,7 @@ class MinibatchLoss:
             keep: (M,) bool, which samples may move the policy; None: as the mask says here.
         """
         policy, critic = torch.split(parameters, [self.actor.size, self.critic.size])
-        new = self.actor(policy, mini.observation)
+        new, critic_input = self.actor(policy, mini.observation)
         stats = policy_stats(self.distribution, new, mini.behaviour, mini.action)
         advantage = self.advantage(mini, mini.valid)
         if keep is None:
@@ -72,7 +72,8 @@ class MinibatchLoss:
             advantage = self.advantage(mini, keep)
             value_samples = torch.where(policy_on, keep, mini.valid)
         policy_loss = -masked_mean(self.slots.surrogate(stats, advantage, scheduled), keep)
-        weighted_value_loss, value_loss = self.value(critic, mini, value_samples)
+        seen = mini._replace(observation=critic_input)
+        weighted_value_loss, value_loss = self.value(critic, seen, value_samples)
         total = policy_loss + weighted_value_loss
         if self.config.entropy_coefficient:
             entropy = masked_mean(self.distribution.entropy(new), mini.valid)
@@ -85,7 +86,10 @@ class MinibatchLoss:
         return total, Losses(policy_loss, value_loss, kept_fraction, constraint, policy_on, stats)
 
     def value(self, critic: Tensor, mini: Batch, samples: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The weighted value loss and the loss itself, over ``samples`` (M,) or all that are valid."""
+        """The weighted value loss and the loss itself, over ``samples`` (M,) or all that are valid.
+
+        The observations of ``mini`` are what the critic takes (`ActorCritic.critic_input`).
+        """
         error = self.critic(critic, mini.observation) - mini.value_target
         value_loss = masked_mean(error.square(), mini.valid if samples is None else samples)
         return self.config.value_coefficient * value_loss, value_loss
@@ -104,5 +108,5 @@ class MinibatchLoss:
 
     def stats(self, policy: Tensor, mini: Batch) -> PolicyStats:
         """(M,) how far the policy with these flat parameters is from the behaviour policy."""
-        new = self.actor(policy, mini.observation)
+        new, _ = self.actor(policy, mini.observation)
         return policy_stats(self.distribution, new, mini.behaviour, mini.action)

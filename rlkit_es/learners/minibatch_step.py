@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlkit_es.core.adaptation import adapt_to_kl, dual_ascent
 from rlkit_es.core.losses import masked_mean
-from rlkit_es.learners.adam import AdamState, adam, clip_scale
+from rlkit_es.learners.adam import AdamState, adam, clip_scale, fused_adam
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.minibatch_loss import Losses, MinibatchLoss
 from rlkit_es.learners.recipes import Slots
@@ -64,6 +64,8 @@ class MinibatchStep:
         self.actor, self.critic = self.loss.actor, self.loss.critic
         self.slots = slots
         self.config = config
+        # Convolutions are never compiled.
+        self._adam = fused_adam if policy.pixels else adam
 
     def joint(self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor) -> StepState:
         """Step policy and critic, as far as they are going, and decide whether the policy stops.
@@ -112,7 +114,7 @@ class MinibatchStep:
         scale, _ = clip_scale(gradient.square().sum(), self.config.max_grad_norm)
         zero, one = torch.zeros_like(scale), torch.ones_like(scale)
         active, rates = torch.stack([zero, one]), self._rates(inputs, state.adaptive)
-        optimizer = adam(optimizer, gradient, scale, rates, active, 0, self.config.adam_epsilon)
+        optimizer = self._adam(optimizer, gradient, scale, rates, active, 0, self.config.adam_epsilon)
         happened = torch.stack([zero, value_loss, zero, zero, zero, one, zero])
         return StepState(state.going, optimizer, state.adaptive, state.report + happened)
 
@@ -144,7 +146,7 @@ class MinibatchStep:
         square_norm = (torch.stack([part.square().sum() for part in parts]) * active).sum()
         scale, norm = clip_scale(square_norm, self.config.max_grad_norm)
         size, epsilon = self.actor.size, self.config.adam_epsilon
-        return adam(optimizer, gradient, scale, rates, active, size, epsilon), norm
+        return self._adam(optimizer, gradient, scale, rates, active, size, epsilon), norm
 
     def _rates(self, inputs: StepInputs, adaptive: Adaptive) -> Tensor:
         """(2,) learning rates of policy and critic."""

@@ -131,10 +131,12 @@ class NaturalStep:
         parameters = self.parameters.clone().requires_grad_()
         observation = batch.observation
         with torch.enable_grad():
-            output = fisher_output = self._loss.actor(parameters, observation)
+            output, _ = self._loss.actor(parameters, observation)
+            fisher_output = output
             stats = policy_stats(self._loss.distribution, output, batch.behaviour, batch.action)
             if self.config.fisher_fraction < 1:
-                fisher_output = self._loss.actor(parameters, observation[self._some_of(len(observation))])
+                some = observation[self._some_of(len(observation))]
+                fisher_output, _ = self._loss.actor(parameters, some)
         # Dropped samples stay in the trust region: their states are visited all the same.
         metric = self._loss.distribution.fisher(fisher_output.detach()) / len(fisher_output)
         return _Start(parameters, stats, gauss_newton_product(fisher_output, parameters, metric))

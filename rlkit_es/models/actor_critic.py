@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rlkit_es.errors import look_up
 from rlkit_es.models.distributions import make_distribution
-from rlkit_es.models.networks import NETWORKS, CategoricalActor, Critic, GaussianActor
+from rlkit_es.models.encoders import ENCODERS, Encoded, Encoder, Precision
+from rlkit_es.models.networks import NETWORKS, CategoricalActor, Critic, GaussianActor, WithFeatures
 from rlkit_es.models.normalizers import ObservationNormalizer
-from rlkit_es.types import ActionSpec
+from rlkit_es.types import ActionSpec, ObservationSpec
 
 
 class ActorCritic(nn.Module):
-    """Separate actor and critic networks behind one observation normaliser.
+    """Actor and critic networks behind one observation normaliser, or behind encoders of pictures.
 
     Args:
-        observation_size: O.
-        action: what the environment accepts.
+        observation: what the environment shows.
+        action: what it accepts.
         network: a name in ``networks.NETWORKS``.
         hidden_sizes: width of each hidden layer, of the actor and of the critic.
         activation: a name in ``networks.ACTIVATIONS``.
         log_std_init: initial log standard deviation of a continuous action.
         observation_clip: bound of a normalised observation.
-        normalize_observations: False leaves observations as they are.
+        normalize_observations: False leaves observations as they are; pictures are left so anyway.
         scale_actions: map [-1, 1] onto the bounds of a bounded continuous action.
+        encoder: a name in ``encoders.ENCODERS``, for pictures.
+        share_encoder: one for actor and critic, whose parameters are among the actor's.
+        precision: of the encoder's arithmetic.
         generator: for the initial weights.
+
+    Raises:
+        UserError: the encoder cannot take such pictures.
     """
 
     action_low: Tensor
@@ -37,7 +45,7 @@ class ActorCritic(nn.Module):
 
     def __init__(
         self,
-        observation_size: int,
+        observation: ObservationSpec,
         action: ActionSpec,
         *,
         network: str = "mlp",
@@ -47,6 +55,9 @@ class ActorCritic(nn.Module):
         observation_clip: float,
         normalize_observations: bool,
         scale_actions: bool,
+        encoder: str = "nature_cnn",
+        share_encoder: bool = True,
+        precision: Precision = "auto",
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -55,16 +66,29 @@ class ActorCritic(nn.Module):
         self.scale_actions = scale_actions and action.bounded and not unit_bounds
         self.distribution = make_distribution(action)
         self.normalizer = (
-            ObservationNormalizer(observation_size, observation_clip) if normalize_observations else None
+            ObservationNormalizer(observation.size, observation_clip)
+            if normalize_observations and not observation.pixels
+            else None
         )
-        body = (observation_size, *hidden_sizes)
+        self.pixels = observation.pixels
+        self.shares_encoder = share_encoder and observation.pixels
+
+        def network_to(outputs: int, gain: float, *, encoded: bool) -> nn.Module:
+            make = look_up("network", network, NETWORKS)
+            if not observation.pixels:
+                return make((observation.size, *hidden_sizes, outputs), activation, gain, generator)
+            own = Encoder(look_up("encoder", encoder, ENCODERS)(observation.shape, generator), precision)
+            with torch.no_grad():
+                features = own(torch.zeros(1, *observation.shape, dtype=torch.uint8)).shape[-1]
+            top = make((features, *hidden_sizes, outputs), activation, gain, generator)
+            return Encoded(own, top) if encoded else top
+
         # A last layer near zero: the first policy does not depend on the observation.
-        make = look_up("network", network, NETWORKS)
-        actor = make((*body, action.size), activation, 0.01, generator)
+        actor = network_to(action.size, 0.01, encoded=True)
         self.actor = (
             CategoricalActor(actor) if action.discrete else GaussianActor(actor, action.size, log_std_init)
         )
-        self.critic = Critic(make((*body, 1), activation, 1.0, generator))
+        self.critic = Critic(network_to(1, 1.0, encoded=not self.shares_encoder))
         low, high = torch.tensor(action.low), torch.tensor(action.high)
         self.register_buffer("action_low", low, persistent=False)
         self.register_buffer("action_high", high, persistent=False)
@@ -74,6 +98,29 @@ class ActorCritic(nn.Module):
     def normalize(self, observation: Tensor) -> Tensor:
         """Raw observations (..., O) to what the networks see."""
         return observation if self.normalizer is None else self.normalizer(observation)
+
+    def evaluate(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised observations (M, O) to parameters (M, D) and values (M,)."""
+        parameters, critic_input = self.with_features(observation)
+        return parameters, self.critic(critic_input)
+
+    def value(self, observation: Tensor) -> Tensor:
+        """Normalised observations (M, O) to values (M,)."""
+        value: Tensor = self.critic(self.critic_input(observation))
+        return value
+
+    def critic_input(self, observation: Tensor) -> Tensor:
+        """What the critic takes for normalised observations: themselves, or features (M, F)."""
+        if not self.shares_encoder:
+            return observation
+        encoded: Any = self.actor.network
+        features: Tensor = encoded.encoder(observation)
+        return features
+
+    @property
+    def with_features(self) -> WithFeatures:
+        """The actor, and what the critic takes, in one pass."""
+        return WithFeatures(self.actor, shared=self.shares_encoder)
 
     def act(self, observation: Tensor, noise: Tensor | None) -> Tensor:
         """Unclipped actions (N, A) or (N,) for raw observations (N, O); the mode without noise."""

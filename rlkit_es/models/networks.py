@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,10 @@ class GaussianActor(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Normalised observations (M, O) to ``[mean, log_std]`` (M, 2A)."""
-        mean = self.network(observation)
+        return self.parameters_of(self.network(observation))
+
+    def parameters_of(self, mean: Tensor) -> Tensor:
+        """The distribution's parameters, from what the network gives."""
         return torch.cat([mean, self.log_std.expand_as(mean)], dim=-1)
 
     def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -104,12 +108,38 @@ class CategoricalActor(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Normalised observations (M, O) to log-probabilities (M, n)."""
-        return torch.log_softmax(self.network(observation), dim=-1)
+        return self.parameters_of(self.network(observation))
+
+    def parameters_of(self, logits: Tensor) -> Tensor:
+        """The distribution's parameters, from what the network gives."""
+        return torch.log_softmax(logits, dim=-1)
 
     def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Samples for (M, O) observations and (M, n) noise, with the parameters as they are now."""
         network = frozen(self.network)
         return lambda observation, noise: (network(observation) + noise).argmax(-1)
+
+
+class WithFeatures(nn.Module):
+    """An actor with what its critic takes: the features of the encoder that they share, if they do.
+
+    Args:
+        actor: its network is an `Encoded` one where ``shared``.
+        shared: whether the critic takes features; else it takes the observation.
+    """
+
+    def __init__(self, actor: GaussianActor | CategoricalActor, *, shared: bool) -> None:
+        super().__init__()
+        self.actor = actor
+        self.shared = shared
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised observations (M, ...) to parameters (M, D), and the critic's input."""
+        if not self.shared:
+            return self.actor(observation), observation
+        encoded: Any = self.actor.network
+        features = encoded.encoder(observation)
+        return self.actor.parameters_of(encoded.network(features)), features
 
 
 class Critic(nn.Module):

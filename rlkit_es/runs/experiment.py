@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlkit_es.envs.registry import choose_backend
-from rlkit_es.learners.compilation import should_compile
+from rlkit_es.models.encoders import arithmetic
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.files import writing
 from rlkit_es.runs.logging import ConsoleLogger, CsvLogger, TensorBoardLogger
@@ -22,8 +22,6 @@ from rlkit_es.runs.run_directory import (
 from rlkit_es.runs.run_records import rows_until
 from rlkit_es.runs.wandb_logger import WandbLogger
 from rlkit_es.training.callbacks import Callback, Hooks, Logger
-from rlkit_es.training.config import Config
-from rlkit_es.training.device import resolve_device
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.trainer import Trainer
 
@@ -84,7 +82,7 @@ def go_on(
     history = History()
     watching: list[Logger] = [history, *loggers]
     if progress:
-        print(summary(config), flush=True)
+        print(summary(trainer), flush=True)
         description = f"{config.algo} {config.env}"
         watching.append(ConsoleLogger(trainer.progress.stage_end, description))
     with contextlib.ExitStack() as stack:
@@ -109,7 +107,7 @@ def go_on(
 def _open_store(trainer: Trainer, directory: Path) -> CheckpointStore:
     store = CheckpointStore(checkpoints_of(directory), trainer.config.keep_checkpoints)
     store.forget_after(trainer.progress.env_steps)
-    write_json(directory / "config.json", describe_run(trainer.config))
+    write_json(directory / "config.json", describe_run(trainer))
     return store
 
 
@@ -120,7 +118,7 @@ def _open_loggers(trainer: Trainer, directory: Path, earlier: Sequence[dict[str,
         TensorBoardLogger(directory / "tensorboard", steps + 1),
     ]
     if project is not None:
-        opened.append(WandbLogger(project, directory, describe_run(trainer.config)))
+        opened.append(WandbLogger(project, directory, describe_run(trainer)))
     return opened
 
 
@@ -153,16 +151,19 @@ def _finish(
     return evaluation
 
 
-def summary(config: Config) -> str:
+def summary(trainer: Trainer) -> str:
     """What will run on what, in a few lines."""
+    config = trainer.config
     backend, reason = choose_backend(config.env, config.backend, config.num_envs)
     env_threads = config.env_threads or "one a core"
-    device = resolve_device(config.device)
+    torch_threads = config.torch_threads or "one a core"
+    device, observation = trainer.device, trainer.spaces.observation
+    pictures = f", pictures in {_arithmetic_of(trainer)}" if observation.pixels else ""
     lines = (
         f"{config.algo} on {config.env}: {config.total_steps:,} steps, seed {config.seed}\n"
         f"backend {backend}: {reason}\n"
-        f"threads: torch {config.torch_threads}, envs {env_threads}; "
-        f"device {device}; update {should_compile(config.compile, config.total_steps, device)[1]}"
+        f"threads: torch {torch_threads}, envs {env_threads}; "
+        f"device {device}{pictures}; update {trainer.compiles(config)[1]}"
     )
     each = config.segment_steps // config.num_envs
     if 0 < each < _SHORT_SEGMENT and config.segment_steps < config.total_steps:
@@ -171,3 +172,7 @@ def summary(config: Config) -> str:
             "and their returns not reported"
         )
     return lines
+
+
+def _arithmetic_of(trainer: Trainer) -> str:
+    return str(arithmetic(trainer.config.precision, trainer.device.type)).removeprefix("torch.")

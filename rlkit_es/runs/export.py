@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from rlkit_es.errors import UserError, first_line
 from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.models.encoders import Encoder
 from rlkit_es.runs.files import write_atomically
+from rlkit_es.types import ObservationSpec
 
 Format = Literal["onnx", "torchscript"]
 
@@ -34,7 +36,10 @@ _INSTALL = "pip install 'rlkit_es[export]'"
 
 
 class DeterministicPolicy(nn.Module):
-    """Raw observations (N, O) float32 to what the environment takes: (N, *shape) float32, or (N,) int64."""
+    """Raw observations, float32 or uint8 pictures, to what the environment takes.
+
+    (N, O) or (N, C, H, W) to (N, *shape) float32, or (N,) int64.
+    """
 
     def __init__(self, policy: ActorCritic) -> None:
         super().__init__()
@@ -46,13 +51,13 @@ class DeterministicPolicy(nn.Module):
 
 
 def export_policy(
-    policy: ActorCritic, observation_size: int, path: Path, format: Format, metadata: Mapping[str, str]
+    policy: ActorCritic, observation: ObservationSpec, path: Path, format: Format, metadata: Mapping[str, str]
 ) -> float | None:
     """Write ``policy`` to ``path``, once it is known to do there what it does here.
 
     Args:
         policy: on the CPU.
-        observation_size: O.
+        observation: what it takes.
         path: of the file; its directory exists.
         format: of the file.
         metadata: kept in the file: with TorchScript as JSON in the extra file ``metadata.json``.
@@ -69,10 +74,13 @@ def export_policy(
     convert, load = {"onnx": (_onnx, _run_onnx), "torchscript": (_torchscript, _run_torchscript)}[format]
     # A copy: what it was copied from may share its memory with the critic, which would be written too.
     policy = copy.deepcopy(policy)
-    content = convert(DeterministicPolicy(policy).eval(), observation_size, metadata)
+    for module in policy.modules():
+        if isinstance(module, Encoder):
+            module.precision = "float32"  # what every runtime has
+    content = convert(DeterministicPolicy(policy).eval(), observation, metadata)
     exported = load(content)
-    difference = None if exported is None else largest_difference(policy, observation_size, exported)
-    if difference is not None and not difference <= max(_TOLERANCE, 3 * rounding(policy, observation_size)):
+    difference = None if exported is None else largest_difference(policy, observation, exported)
+    if difference is not None and not difference <= max(_TOLERANCE, 3 * rounding(policy, observation)):
         raise UserError(
             f"the exported policy differs from this one by {difference:.2g}, more than {_TOLERANCE:g}: does "
             "the network decide by values or random numbers what it computes? Try the other --format"
@@ -83,7 +91,7 @@ def export_policy(
 
 @torch.no_grad()
 def largest_difference(
-    policy: ActorCritic, observation_size: int, exported: Callable[[np.ndarray], np.ndarray]
+    policy: ActorCritic, observation: ObservationSpec, exported: Callable[[np.ndarray], np.ndarray]
 ) -> float:
     """How far ``exported`` is from ``policy`` on random observations, of all sizes up to very large ones.
 
@@ -92,35 +100,35 @@ def largest_difference(
 
     Args:
         policy: on the CPU.
-        observation_size: O.
+        observation: what it takes.
         exported: from raw observations (N, O) to actions.
     """
-    observation = _random_observations(policy, observation_size)
-    expected = policy.env_action(policy.act(observation, None))
-    found = torch.from_numpy(np.array(exported(observation.numpy())))
-    alone = torch.from_numpy(np.array(exported(observation[:1].numpy())))
+    seen = _random_observations(policy, observation)
+    expected = policy.env_action(policy.act(seen, None))
+    found = torch.from_numpy(np.array(exported(seen.numpy())))
+    alone = torch.from_numpy(np.array(exported(seen[:1].numpy())))
     if (found.shape, found.dtype) != (expected.shape, expected.dtype) or alone.shape != expected[:1].shape:
         return float("inf")
     if policy.action.discrete:
-        log_probability = policy.actor(policy.normalize(observation))
+        log_probability = policy.actor(policy.normalize(seen))
         return _finite_max(_less_likely(log_probability, found - policy.action.start))
     return _finite_max(_relative(found, expected))
 
 
 @torch.no_grad()
-def rounding(policy: ActorCritic, observation_size: int) -> float:
+def rounding(policy: ActorCritic, observation: ObservationSpec) -> float:
     """How far ``policy`` is from itself in float64: that much another float32 program may differ too.
 
     Args:
         policy: on the CPU.
-        observation_size: O.
+        observation: what it takes.
     """
-    observation = _random_observations(policy, observation_size)
-    result = _result(policy, observation)
-    if not torch.equal(result, _result(policy, observation)):
+    seen = _random_observations(policy, observation)
+    result = _result(policy, seen)
+    if not torch.equal(result, _result(policy, seen)):
         return 0.0  # it draws random numbers: that is no rounding
     try:
-        exact = _result(copy.deepcopy(policy).double(), observation.double())
+        exact = _result(copy.deepcopy(policy).double(), seen if observation.pixels else seen.double())
     except RuntimeError:  # a network of the user's own that is for float32 alone
         return 0.0
     difference = _finite_max(_relative(result.double(), exact))
@@ -149,23 +157,29 @@ def _finite_max(difference: Tensor) -> float:
     return float(difference.nan_to_num(nan=torch.inf, posinf=torch.inf).max())
 
 
-def _random_observations(policy: ActorCritic, observation_size: int) -> Tensor:
+def _random_observations(policy: ActorCritic, observation: ObservationSpec) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(CHECKED, observation_size, generator=generator)
+    if observation.pixels:
+        return torch.randint(256, (CHECKED, *observation.shape), dtype=torch.uint8, generator=generator)
+    noise = torch.randn(CHECKED, observation.size, generator=generator)
     noise = noise * torch.tensor(_SIZES).repeat(CHECKED // len(_SIZES)).unsqueeze(1)
     if policy.normalizer is None:
         return noise
     return policy.normalizer.mean + noise / policy.normalizer.inverse_std
 
 
-def _onnx(module: nn.Module, observation_size: int, metadata: Mapping[str, str]) -> bytes:
+def _example(observation: ObservationSpec) -> Tensor:
+    return torch.zeros(2, *observation.shape, dtype=observation.dtype)
+
+
+def _onnx(module: nn.Module, observation: ObservationSpec, metadata: Mapping[str, str]) -> bytes:
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"ONNX needs {' and '.join(missing)}: {_INSTALL}")
     with _quiet(), _converting("ONNX"):
         program = torch.onnx.export(
             module,
-            (torch.zeros(2, observation_size),),
+            (_example(observation),),
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -202,11 +216,11 @@ def _run_onnx(content: bytes) -> Callable[[np.ndarray], np.ndarray] | None:
     return run
 
 
-def _torchscript(module: nn.Module, observation_size: int, metadata: Mapping[str, str]) -> bytes:
+def _torchscript(module: nn.Module, observation: ObservationSpec, metadata: Mapping[str, str]) -> bytes:
     buffer = io.BytesIO()
     jit: Any = torch.jit
     with _quiet(), _converting("TorchScript"), torch.no_grad():
-        traced = jit.trace(module, torch.zeros(2, observation_size), check_trace=False)
+        traced = jit.trace(module, _example(observation), check_trace=False)
         # Frozen: the critic is left out, and parameters become constants.
         jit.save(jit.freeze(traced), buffer, _extra_files={"metadata.json": json.dumps(dict(metadata))})
     return buffer.getvalue()

@@ -7,10 +7,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from rlkit_es.errors import UserError
-from rlkit_es.learners.compilation import should_compile
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.run_directory import checkpoints_of, versions
 from rlkit_es.training.checkpoint import Checkpoint, config_of, require_imported_environment, restored
@@ -99,15 +96,11 @@ def _apply(trainer: Trainer, before: Config, names: list[str]) -> list[str]:
     if bool(before.eval_every) != bool(config.eval_every):
         progress.best_return = float("-inf")  # by another measure from here on
     numeric = [n for n in names if n in ("device", "torch_threads", "env_groups", "compile")]
-    if not numeric and _compiled(before, trainer.device) != _compiled(config, trainer.device):
+    if not numeric and trainer.compiles(before)[0] != trainer.compiles(config)[0]:
         numeric = ["way of updating (compiled or eager, by the length)"]
     if numeric:
         said.append(f"with another {' and '.join(numeric)}, results agree up to rounding only")
     return said
-
-
-def _compiled(config: Config, device: torch.device) -> bool:
-    return should_compile(config.compile, config.total_steps, device)[0]
 
 
 def _other_versions(directory: Path) -> list[str]:

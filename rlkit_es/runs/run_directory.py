@@ -18,12 +18,11 @@ from typing import Any
 from rlkit_es.envs.registry import choose_backend
 from rlkit_es.envs.vector_env import env_seeds
 from rlkit_es.errors import UserError
-from rlkit_es.learners.compilation import should_compile
 from rlkit_es.runs.checkpoint_store import CHECKPOINTS, CheckpointStore
 from rlkit_es.runs.files import write_atomically
 from rlkit_es.training.config import Config
-from rlkit_es.training.device import resolve_device
 from rlkit_es.training.seeds import derive_seeds
+from rlkit_es.training.trainer import Trainer
 
 _PACKAGES = ("rlkit_es", "torch", "numpy", "gymnasium", "mujoco", "envpool")
 
@@ -89,8 +88,9 @@ def claimed(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def describe_run(config: Config) -> dict[str, Any]:
+def describe_run(trainer: Trainer) -> dict[str, Any]:
     """Every setting, and what it ran with."""
+    config = trainer.config
     settings = dataclasses.asdict(config)
     settings["run_dir"] = str(config.run_dir)
     backend, backend_reason = choose_backend(config.env, config.backend, config.num_envs)
@@ -98,7 +98,7 @@ def describe_run(config: Config) -> dict[str, Any]:
         "config": settings,
         "backend": backend,
         "backend_reason": backend_reason,
-        "update": should_compile(config.compile, config.total_steps, resolve_device(config.device))[1],
+        "update": trainer.compiles(config)[1],
         "env_seeds": env_seeds(derive_seeds(config.seed).envs, config.num_envs),
         "versions": versions(),
         "python": platform.python_version(),

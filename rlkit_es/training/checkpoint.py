@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from rlkit_es.errors import CheckpointError, NonFiniteError, UserError, first_line
+from rlkit_es.models.encoders import weights_of_nature_cnn
 from rlkit_es.training.config import Config
 from rlkit_es.training.episodes import Episode
 from rlkit_es.training.trainer import Progress, Trainer
-from rlkit_es.types import ActionSpec, Spaces
+from rlkit_es.types import ActionSpec, ObservationSpec, Spaces
 
 # Where a run lies and who else is told of it is not part of what it is.
 _NOT_KEPT = ("run_dir",)
@@ -55,7 +56,7 @@ def take_checkpoint(trainer: Trainer) -> Checkpoint:
         },
         state={
             "config": {name: value for name, value in config.items() if name not in _NOT_KEPT},
-            "observation_size": trainer.spaces.observation_size,
+            "observation": list(trainer.spaces.observation.shape),
             "action": dataclasses.asdict(trainer.spaces.action),
             "progress": dataclasses.asdict(trainer.progress),
             "episodes": [list(episode) for episode in trainer.episodes.recent],
@@ -128,19 +129,17 @@ def restored(checkpoint: Checkpoint, config: Config) -> Trainer:
 
 def _check_size(checkpoint: Checkpoint, config: Config, spaces: Spaces) -> None:
     """Before anything is made: settings may not ask for more than the file holds."""
-    asked = 0
+    observation = spaces.observation
+    encoded = observation.pixels and config.encoder == "nature_cnn"
+    asked = weights_of_nature_cnn(observation.shape) if encoded else 0
     for outputs in (spaces.action.size, 1):
-        sizes = (spaces.observation_size, *config.hidden_sizes, outputs)
+        sizes = (1 if observation.pixels else observation.size, *config.hidden_sizes, outputs)
         asked += sum(inputs * width for inputs, width in pairwise(sizes))
     held = sum(value.numel() for value in checkpoint.tensors.values())
     # A network of the user's own need not have a matrix for each pair of sizes.
     most = held if config.network == "mlp" else max(held, _MOST_UNSEEN)
     most_inputs = max(held, _MOST_UNSEEN)
-    if (
-        len(config.hidden_sizes) > len(checkpoint.tensors)
-        or asked > most
-        or spaces.observation_size > most_inputs
-    ):
+    if len(config.hidden_sizes) > len(checkpoint.tensors) or asked > most or observation.size > most_inputs:
         raise CheckpointError(
             f"its settings ask for {len(config.hidden_sizes):,} layers with {asked:,} weights, and it holds "
             f"{held:,} numbers"
@@ -183,10 +182,12 @@ def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
 def _spaces(checkpoint: Checkpoint) -> Spaces:
     """Of the environment, as far as they can be true."""
     with _malformed():
-        observation_size, raw = checkpoint.state["observation_size"], dict(checkpoint.state["action"])
+        shape, raw = tuple(checkpoint.state["observation"]), dict(checkpoint.state["action"])
         raw |= {name: tuple(raw[name]) for name in ("low", "high", "shape")}
         action = ActionSpec(**raw)
-        counts = (observation_size, action.size, *action.shape)
+        if len(shape) not in (1, 3):
+            raise ValueError("an observation is neither numbers nor a picture")
+        counts = (*shape, action.size, *action.shape)
         if not all(_is_count(n, 0, 2**31) for n in counts):
             raise ValueError("a size is not a whole number")
         if not isinstance(action.discrete, bool) or not _is_count(action.start, -(2**62), 2**62):
@@ -198,7 +199,7 @@ def _spaces(checkpoint: Checkpoint) -> Spaces:
             raise ValueError("the bounds of the action are not a number for each dimension")
         if not action.discrete and math.prod(action.shape) != action.size:
             raise ValueError(f"an action of shape {action.shape} has not {action.size} dimensions")
-    return Spaces(observation_size, action)
+    return Spaces(ObservationSpec(shape), action)
 
 
 def _mersenne_twister(state: Tensor) -> Tensor:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rlkit_es.envs.ids import is_atari
 from rlkit_es.errors import UserError, check_counts, check_name, check_range, check_types, suggestion
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import fill_slots, find_recipe
+from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import NETWORKS
+from rlkit_es.training.defaults import env_defaults
 from rlkit_es.training.presets import preset_settings
 
 
@@ -27,7 +30,8 @@ class Config(UpdateConfig):
     shows what each is made of."""
 
     env: str = "Humanoid-v4"
-    """Environment id: of Gymnasium, of EnvPool, or module:id to import a module that registers it."""
+    """Environment id: of Gymnasium (HalfCheetah-v4), Atari (ALE/Pong-v5), DM Control
+    (dm_control/cheetah-run-v0), EnvPool, or module:id to import a module that registers it."""
 
     total_steps: int = 1_000_000
     """Environment steps to train for, over all environments; the last iteration is finished."""
@@ -52,7 +56,19 @@ class Config(UpdateConfig):
     """mlp, or one of your own that you registered."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Width of each hidden layer, for the actor and for the critic. Wider for large observations."""
+    """Width of each hidden layer, for the actor and for the critic. Wider for large observations; none
+    are needed after an encoder."""
+
+    encoder: str = "nature_cnn"
+    """For pictures: nature_cnn, or one of your own that you registered. It comes before `network`."""
+
+    share_encoder: bool | None = None
+    """For pictures: one encoder for actor and critic, which is half the work; the critic moves it only
+    as long as the policy may move. None: where the policy steps by Adam. A natural step needs two."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """For pictures: arithmetic of the encoder. auto: bfloat16 where the hardware multiplies matrices of
+    it (such a GPU, or a CPU with AMX), which is two to three times as fast."""
 
     activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
     """tanh is the steady choice for on-policy locomotion."""
@@ -72,6 +88,18 @@ class Config(UpdateConfig):
 
     reward_clip: float = 10.0
     """Bound of a scaled reward."""
+
+    sign_rewards: bool = False
+    """Learn from -1, 0 or 1 in place of each reward, as is usual on Atari, where points differ in size
+    from game to game. Reported returns stay raw."""
+
+    episodic_life: bool = True
+    """Atari alone: a lost life ends what is learned from, and not the game, nor its reported score. Many
+    games are learned faster so."""
+
+    sticky_actions: float = 0.0
+    """Atari alone: probability that a frame repeats the action before. 0 as in most papers on policy
+    gradients; 0.25 as Machado et al. recommend."""
 
     scale_actions: bool = True
     """Map [-1, 1] onto the bounds of a bounded action space. False: clip to the bounds."""
@@ -103,15 +131,16 @@ class Config(UpdateConfig):
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps. auto is the CPU, which is the faster one for small networks."""
 
-    backend: Literal["auto", "envpool", "gymnasium", "gymnasium-async"] = "auto"
-    """auto: EnvPool where it has the id and there is more than one environment, else Gymnasium in this
-    process. gymnasium-async: a process for each environment, for slow ones."""
+    backend: Literal["auto", "envpool", "ale", "gymnasium", "gymnasium-async"] = "auto"
+    """auto: ale-py's own for Atari, EnvPool where it has the id and there is more than one environment,
+    else Gymnasium in this process. gymnasium-async: a process for each environment, for slow ones."""
 
     torch_threads: int = 1
-    """Threads of one tensor operation. 1 is fastest for small networks; the rest goes to physics."""
+    """Threads of one tensor operation. 1 is fastest for small networks; the rest goes to physics. 0: one
+    a core, for convolutions."""
 
     env_threads: int = 0
-    """Threads of EnvPool, over all groups, each of which has at least one; 0: one a core."""
+    """Threads of EnvPool or ale-py, over all groups, each of which has at least one; 0: one a core."""
 
     env_groups: int = 2
     """Groups of environments that take turns: while the policy acts for one, the others are simulated.
@@ -124,9 +153,18 @@ class Config(UpdateConfig):
     def __post_init__(self) -> None:
         check_types(self, str, "a name", "algo", "env", "device")
         check_name("network", self.network, NETWORKS)
+        check_name("encoder", self.encoder, ENCODERS)
         check_types(
-            self, bool, "True or False", "normalize_observations", "normalize_rewards", "scale_actions"
+            self,
+            bool,
+            "True or False",
+            "normalize_observations",
+            "normalize_rewards",
+            "scale_actions",
+            "sign_rewards",
+            "episodic_life",
         )
+        check_types(self, (bool, type(None)), "True, False or None", "share_encoder")
         check_types(self, (Path, type(None)), "a path", "run_dir")
         check_types(self, (str, type(None)), "a name", "wandb")
         recipe = find_recipe(self.algo)
@@ -137,28 +175,48 @@ class Config(UpdateConfig):
             "total_steps",
             "num_envs",
             "rollout_steps",
-            "torch_threads",
             "env_groups",
             "keep_checkpoints",
         )
-        check_counts(self, "seed", "env_threads", "eval_episodes", "eval_every", least=0)
+        check_counts(self, "seed", "env_threads", "torch_threads", "eval_episodes", "eval_every", least=0)
         if self.checkpoint_every is not None:
             check_counts(self, "checkpoint_every", least=0)
         check_range(self, "seed", high=2**63 - 1)
         check_range(self, "torch_threads", "env_threads", high=1024)
         check_range(self, "num_envs", high=1_000_000)
-        check_range(self, "gamma", "gae_lambda", low=0, high=1)
+        check_range(self, "gamma", "gae_lambda", "sticky_actions", low=0, high=1)
         check_range(self, "log_std_init", low=-10, high=5)
         check_range(self, "observation_clip", "reward_clip", above=0)
         if not isinstance(self.hidden_sizes, tuple) or any(
             not isinstance(s, int) or s < 1 for s in self.hidden_sizes
         ):
             raise UserError(f"hidden_sizes must be positive whole numbers, got {self.hidden_sizes!r}")
+        self._check_pictures()
         if self.minibatch_size > self.batch_size:
             raise UserError(
                 f"minibatch_size {self.minibatch_size} is larger than the batch of {self.batch_size} "
                 f"(num_envs {self.num_envs} x rollout_steps {self.rollout_steps}): lower it or collect more"
             )
+
+    def _check_pictures(self) -> None:
+        if self.sign_rewards and self.normalize_rewards:
+            raise UserError(
+                "sign_rewards and normalize_rewards both change the size of rewards: choose one with "
+                "--no-normalize-rewards or --no-sign-rewards"
+            )
+        if self.sticky_actions and not is_atari(self.env):
+            raise UserError(f"sticky_actions are for Atari (ALE/Pong-v5), not for {self.env}: leave it out")
+        if self.share_encoder and find_recipe(self.algo).step == "natural":
+            raise UserError(
+                "share_encoder cannot apply to a natural step: the critic's epochs would move the policy out "
+                "of its trust region; leave it out"
+            )
+
+    @property
+    def shares_encoder(self) -> bool:
+        """`share_encoder`, or what the recipe's step allows."""
+        natural = find_recipe(self.algo).step == "natural"
+        return not natural if self.share_encoder is None else self.share_encoder
 
     @property
     def batch_size(self) -> int:
@@ -174,7 +232,7 @@ class Config(UpdateConfig):
 
     @classmethod
     def for_algorithm(cls, algo: str, *, preset: str | None = None, **overrides: Any) -> Config:
-        """The defaults of ``algo`` with those of ``preset``, and then ``overrides``, in their place.
+        """The defaults of ``algo``, then of the kind of environment, of ``preset``, then ``overrides``.
 
         Raises:
             UserError: an unknown algorithm, preset or field (the closest is named), a preset that is
@@ -190,4 +248,5 @@ class Config(UpdateConfig):
         if isinstance(overrides.get("hidden_sizes"), list):
             overrides["hidden_sizes"] = tuple(overrides["hidden_sizes"])
         published = {} if preset is None else preset_settings(preset, algo)
-        return cls(**{"algo": algo, **recipe.defaults, **published, **overrides})
+        usual = env_defaults(str(overrides.get("env", cls.env)), recipe.step)
+        return cls(**{"algo": algo, **recipe.defaults, **usual, **published, **overrides})

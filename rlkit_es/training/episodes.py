@@ -35,7 +35,7 @@ class EpisodeTracker:
         """Count the rollout's transitions and return the episodes that ended in it, in order."""
         valid = rollout.valid.cpu().numpy()
         reward = np.where(valid, rollout.reward.cpu().numpy(), 0.0)
-        done = rollout.done.cpu().numpy() & valid
+        done = rollout.over.cpu().numpy() & valid
         finished: list[Episode] = []
         for t in range(len(reward)):
             self._return += reward[t]

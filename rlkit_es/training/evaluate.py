@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rlkit_es.envs.registry import choose_backend, make_vector_envs
+from rlkit_es.envs.registry import AtariSettings, choose_backend, make_vector_envs
 from rlkit_es.envs.vector_env import VectorEnv, env_seeds
 from rlkit_es.errors import UserError
 from rlkit_es.models.actor_critic import ActorCritic
@@ -75,7 +75,13 @@ def evaluate_policy(
     seed = derive_seeds(config.seed).evaluation if seed is None else seed
     num_envs = min(episodes, MOST_ENVS)
     backend, _ = choose_backend(config.env, config.backend, config.num_envs)  # that of training
-    (envs,) = make_vector_envs(config.env, num_envs, backend=backend, threads=config.env_threads)
+    (envs,) = make_vector_envs(
+        config.env,
+        num_envs,
+        backend=backend,
+        threads=config.env_threads,
+        atari=AtariSettings(config.sticky_actions),  # whole games
+    )
     generator = None if deterministic else torch.Generator().manual_seed(seed)
     try:
         return _run_episodes(policy, envs, episodes, seed, generator, env_steps)

@@ -14,7 +14,7 @@ def make_policy(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
     """The untrained policy that ``config`` describes, on the CPU.
 
     Raises:
-        UserError: a network of the user's own does not map (N, O) to (N, outputs).
+        UserError: a network or encoder of the user's own does not fit, or a picture is too small.
     """
     # For networks of the user's own that draw from torch's global generator.
     with torch.random.fork_rng(devices=[]):
@@ -26,7 +26,7 @@ def make_policy(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
 
 def _make(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
     return ActorCritic(
-        spaces.observation_size,
+        spaces.observation,
         spaces.action,
         network=config.network,
         hidden_sizes=config.hidden_sizes,
@@ -35,17 +35,24 @@ def _make(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
         observation_clip=config.observation_clip,
         normalize_observations=config.normalize_observations,
         scale_actions=config.scale_actions,
+        encoder=config.encoder,
+        share_encoder=config.shares_encoder,
+        precision=config.precision,
         generator=torch.Generator().manual_seed(seed),
     )
 
 
 @torch.no_grad()
 def _check(policy: ActorCritic, spaces: Spaces) -> None:
-    observation = torch.zeros(2, spaces.observation_size)
-    for network, outputs in ((policy.actor.network, spaces.action.size), (policy.critic.network, 1)):
-        wanted = f"the network must turn {tuple(observation.shape)} into (2, {outputs})"
+    observation = torch.zeros(2, *spaces.observation.shape, dtype=spaces.observation.dtype)
+    critic_input = policy.critic_input(observation)
+    for network, given, outputs in (
+        (policy.actor.network, observation, spaces.action.size),
+        (policy.critic.network, critic_input, 1),
+    ):
+        wanted = f"the network must turn {tuple(given.shape)} into (2, {outputs})"
         try:
-            shape = tuple(network(observation).shape)
+            shape = tuple(network(given).shape)
         except RuntimeError as error:
             raise UserError(f"{wanted}: {first_line(error)}") from error
         if shape != (2, outputs):

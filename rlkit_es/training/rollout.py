@@ -41,6 +41,7 @@ class RolloutCollector:
         self.steps = steps
         self.generator = generator
         self.device = device
+        self._observation = groups[0].observation
         self._sizes = [envs.num_envs for envs in groups]
         starts = accumulate(self._sizes, initial=0)
         self._groups = [
@@ -56,6 +57,11 @@ class RolloutCollector:
             NonFiniteError: the policy's actions are NaN or infinite, or the environment returned such
                 an observation or reward.
         """
+        # One piece of memory, that every group writes its columns of: the largest part of a rollout.
+        shape = (self.steps + 1, sum(self._sizes), *self._observation.shape)
+        seen = torch.empty(shape, dtype=self._observation.dtype, device=self.device)
+        for group, columns in zip(self._groups, torch.split(seen, self._sizes, dim=1), strict=True):
+            group.start(columns)
         noise = policy.distribution.noise((self.steps, sum(self._sizes)), self.generator).to(self.device)
         group_noise = [part.contiguous().unbind(0) for part in torch.split(noise, self._sizes, dim=1)]
         act = policy.frozen()
@@ -63,10 +69,27 @@ class RolloutCollector:
             for group, noises in zip(self._groups, group_noise, strict=True):
                 group.wait()
                 group.begin(*act(group.observation, noises[t]))
-        rollouts = [group.finish() for group in self._groups]
-        rollout = Rollout(*(torch.cat(field, dim=1) for field in zip(*rollouts, strict=True)))
+        parts = [group.finish() for group in self._groups]
+        rollout = Rollout(
+            observation=seen[:-1],
+            next_observation=self._next_observations(seen),
+            **{name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]},
+        )
+        for group in self._groups:
+            group.clear()
         _require_finite(rollout)
         return rollout
+
+    def _next_observations(self, seen: Tensor) -> Tensor:
+        """(T, N, ...) a view of ``seen``, or a copy where episodes ended that reset in the same step."""
+        following = seen[1:]
+        finals = [group.final_observations() for group in self._groups]
+        if any(finals):
+            following = following.clone()
+            for columns, steps in zip(torch.split(following, self._sizes, dim=1), finals, strict=True):
+                for t, final in steps.items():
+                    columns[t] = final
+        return following
 
 
 class _Group:
@@ -74,12 +97,16 @@ class _Group:
 
     def __init__(self, envs: VectorEnv, observation: Tensor) -> None:
         self.envs = envs
-        self.observation = observation  # (N, O) to act on next
-        self._clear()
+        self.observation = observation  # (N, ...) to act on next
+        self.clear()
+
+    def start(self, seen: Tensor) -> None:
+        """Begin a rollout whose observations go to ``seen`` (T + 1, N, ...)."""
+        self._seen = seen
 
     def begin(self, action: Tensor, env_action: Tensor) -> None:
         """Begin a step; ``action`` is stored, ``env_action`` is what the environments receive."""
-        self._observations.append(self.observation)
+        self._seen[len(self._actions)] = self.observation
         self._actions.append(action)
         self.envs.send(env_action.to(self.envs.device))
 
@@ -90,48 +117,48 @@ class _Group:
             self._steps.append(step)
             self.observation = step.observation.to(self.observation.device)
 
-    def finish(self) -> Rollout:
-        """The rollout so far; the next one begins where it ends."""
+    def finish(self) -> dict[str, Tensor]:
+        """The rollout so far but for its observations, by field; the next one begins where it ends."""
         self.wait()
+        self._seen[-1] = self.observation
         device = self.observation.device
-        observations = torch.stack([*self._observations, self.observation])
-        next_observation = observations[1:]
-        finals = {
-            t: s.final_observation for t, s in enumerate(self._steps) if s.final_observation is not None
+        fields = {
+            name: torch.stack([getattr(step, name) for step in self._steps]).to(device)
+            for name in ("reward", "terminated", "truncated", "valid")
         }
-        if finals:
-            next_observation = next_observation.clone()
-            for t, final in finals.items():
-                next_observation[t] = final
+        lost = [step.life_lost for step in self._steps if step.life_lost is not None]
+        life_lost = torch.stack(lost).to(device) if lost else torch.zeros_like(fields["valid"])
+        return {"action": torch.stack(self._actions), **fields, "life_lost": life_lost}
 
-        def field(name: str) -> Tensor:
-            return torch.stack([getattr(step, name) for step in self._steps]).to(device)
+    def final_observations(self) -> dict[int, Tensor]:
+        """By row, of the steps that have a true next observation of their own."""
+        return {
+            t: step.final_observation
+            for t, step in enumerate(self._steps)
+            if step.final_observation is not None
+        }
 
-        rollout = Rollout(
-            observation=observations[:-1],
-            next_observation=next_observation,
-            action=torch.stack(self._actions),
-            reward=field("reward"),
-            terminated=field("terminated"),
-            truncated=field("truncated"),
-            valid=field("valid"),
-        )
-        self._clear()
-        return rollout
-
-    def _clear(self) -> None:
-        self._observations: list[Tensor] = []
+    def clear(self) -> None:
+        """Forget the rollout."""
         self._actions: list[Tensor] = []
         self._steps: list[Step] = []
 
 
 def _require_finite(rollout: Rollout) -> None:
-    seen = rollout.observation.isfinite().flatten(2).all(-1)
+    numbers = {"reward": rollout.reward}
+    seen = torch.ones_like(rollout.valid)
+    if rollout.observation.is_floating_point():
+        seen = rollout.observation.isfinite().all(-1)
+        numbers = {
+            "observation": rollout.observation,
+            "next_observation": rollout.next_observation,
+            **numbers,
+        }
     acted = rollout.action.isfinite().flatten(2).all(-1) if rollout.action.dim() > 2 else seen
     if (seen & ~acted).any():  # the policy's own doing: it was given numbers
         raise NonFiniteError("the policy's action is not finite: lower the learning rate")
-    for name in ("observation", "next_observation", "reward"):
-        finite = torch.isfinite(getattr(rollout, name))
+    for name, values in numbers.items():
+        finite = torch.isfinite(values)
         if not finite.all():
             env = int((~finite).nonzero()[0, 1])
             raise NonFiniteError(
@@ -148,16 +175,28 @@ def prepare_batch(
     *,
     gamma: float,
     gae_lambda: float,
+    sign_rewards: bool = False,
 ) -> tuple[Batch, float]:
     """Advantages, value targets and the behaviour policy's parameters, in a few large operations.
+
+    Args:
+        rollout: of the policy as it is.
+        policy: left as it is.
+        reward_scaler: counts the rewards; None: they are not scaled.
+        gamma: discount factor.
+        gae_lambda: GAE's.
+        sign_rewards: take -1, 0 or 1 in place of each reward.
 
     Returns:
         the batch, and the explained variance of the critic before its update.
     """
-    observation = policy.normalize(rollout.observation)
-    value = policy.critic(observation)
+    observation = policy.normalize(rollout.observation).flatten(0, 1)
+    behaviour, value = policy.evaluate(observation)
+    value = value.view_as(rollout.reward)
     next_value = _next_values(rollout, policy, value)
     reward, done = rollout.reward, rollout.done
+    if sign_rewards:
+        reward = reward.sign()
     if reward_scaler is not None:
         reward = reward_scaler(reward, done, rollout.valid)
     advantage, value_target = generalized_advantage(
@@ -170,12 +209,11 @@ def prepare_batch(
         gae_lambda=gae_lambda,
         valid=rollout.valid,
     )
-    observation = observation.flatten(0, 1)
     valid = rollout.valid.flatten()
     batch = Batch(
         observation=observation,
         action=rollout.action.flatten(0, 1),
-        behaviour=policy.actor(observation),
+        behaviour=behaviour,
         advantage=advantage.flatten(),
         value_target=value_target.flatten(),
         valid=valid,
@@ -189,7 +227,8 @@ def _next_values(rollout: Rollout, policy: ActorCritic, value: Tensor) -> Tensor
 
     Row t + 1 mostly begins with row t's next observation, whose value is then known already.
     """
-    known = (rollout.next_observation[:-1] == rollout.observation[1:]).all()
+    following, same = rollout.next_observation[:-1], rollout.observation[1:]
+    known = following.data_ptr() == same.data_ptr() or bool((following == same).all())
     first = len(value) - 1 if known else 0
-    unknown = policy.critic(policy.normalize(rollout.next_observation[first:]))
-    return torch.cat([value[1 : first + 1], unknown])
+    unknown = policy.value(policy.normalize(rollout.next_observation[first:].flatten(0, 1)))
+    return torch.cat([value[1 : first + 1], unknown.view(-1, value.shape[1])])

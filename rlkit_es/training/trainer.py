@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from dataclasses import dataclass
 
 import torch
 
-from rlkit_es.envs.registry import make_vector_envs
+from rlkit_es.envs.registry import AtariSettings, make_vector_envs
 from rlkit_es.envs.vector_env import VectorEnv, env_seeds
 from rlkit_es.errors import NonFiniteError, UserError
 from rlkit_es.learners.compilation import should_compile
@@ -23,7 +24,7 @@ from rlkit_es.training.evaluate import evaluate_policy
 from rlkit_es.training.policy import make_policy
 from rlkit_es.training.rollout import RolloutCollector, prepare_batch
 from rlkit_es.training.seeds import derive_seeds
-from rlkit_es.types import Spaces
+from rlkit_es.types import Rollout, Spaces
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Trainer:
         self.device = resolve_device(config.device)
         self.seeds = derive_seeds(config.seed)
         self.envs: list[VectorEnv] = [] if spaces is not None else make_envs(config)
-        self.spaces = spaces or Spaces(self.envs[0].observation_size, self.envs[0].action)
+        self.spaces = spaces or spaces_of(self.envs[0])
         self.policy = make_policy(config, self.spaces, self.seeds.networks).to(self.device)
         self.reward_scaler = (
             RewardScaler(config.num_envs, config.gamma, config.reward_clip).to(self.device)
@@ -110,9 +111,8 @@ class Trainer:
 
     def go_on(self, hooks: Hooks) -> None:
         """Train until the stage that was begun ends, or a callback asks to stop; raises as `train`."""
-        torch.set_num_threads(self.config.torch_threads)
-        stage_steps = self.progress.stage_end - self.progress.stage_begin
-        if should_compile(self.config.compile, stage_steps, self.device)[0]:
+        torch.set_num_threads(self.torch_threads)
+        if self.compiles(self.config)[0]:
             self.learner.compile()
         self._save(hooks)  # from here on there is something to go back to
         while not self.finished:
@@ -123,7 +123,7 @@ class Trainer:
     def begin_segment(self) -> RolloutCollector:
         """Environments anew: nothing of what they held before has an effect from here on."""
         self.envs = self.envs or make_envs(self.config)
-        if (found := Spaces(self.envs[0].observation_size, self.envs[0].action)) != self.spaces:
+        if (found := spaces_of(self.envs[0])) != self.spaces:
             raise UserError(
                 f"{self.config.env} is not the environment that the policy is for: it has {found}, "
                 f"not {self.spaces}"
@@ -138,6 +138,16 @@ class Trainer:
             seeds=env_seeds(self.seeds.envs, self.config.num_envs, self.progress.segment),
             device=self.device,
         )
+
+    def compiles(self, config: Config) -> tuple[bool, str]:
+        """Whether the update would be compiled with ``config``, and why; raises as `should_compile`."""
+        pixels = self.spaces.observation.pixels
+        return should_compile(config.compile, config.total_steps, self.device, pixels=pixels)
+
+    @property
+    def torch_threads(self) -> int:
+        """Of one tensor operation in an update."""
+        return self.config.torch_threads or os.cpu_count() or 1
 
     def request_stop(self, reason: str) -> None:
         """Make this iteration the last one, and say why."""
@@ -175,13 +185,14 @@ class Trainer:
         started = time.perf_counter()
         self.progress.iteration += 1
         try:
-            rollout = collector.collect(self.policy)
+            rollout = self._collect(collector)
             batch, explained_variance = prepare_batch(
                 rollout,
                 self.policy,
                 self.reward_scaler,
                 gamma=self.config.gamma,
                 gae_lambda=self.config.gae_lambda,
+                sign_rewards=self.config.sign_rewards,
             )
             remaining = self._remaining()
             update = self.learner.update(batch, self._learning_rate(remaining), remaining)
@@ -205,6 +216,15 @@ class Trainer:
             **update,
             "explained_variance": explained_variance,
         }
+
+    def _collect(self, collector: RolloutCollector) -> Rollout:
+        """A rollout, for which the environments' threads are left half of the cores."""
+        threads = self.torch_threads
+        torch.set_num_threads(max(1, threads // 2))
+        try:
+            return collector.collect(self.policy)
+        finally:
+            torch.set_num_threads(threads)
 
     def _evaluate(self, hooks: Hooks) -> dict[str, float]:
         evaluation = evaluate_policy(
@@ -258,4 +278,10 @@ def make_envs(config: Config) -> list[VectorEnv]:
         backend=config.backend,
         threads=config.env_threads,
         groups=config.env_groups,
+        atari=AtariSettings(config.sticky_actions, config.episodic_life),
     )
+
+
+def spaces_of(envs: VectorEnv) -> Spaces:
+    """What a policy for ``envs`` is made for."""
+    return Spaces(envs.observation, envs.action)

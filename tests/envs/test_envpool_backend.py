@@ -43,7 +43,7 @@ def test_fast_path_gives_what_the_public_step_gives(env_id: str, threads: int) -
         space = public.action_space
     first = np.float32(flat(public.reset()[0]))
     assert np.array_equal(fast.reset(SEEDS), first)
-    assert first.shape == (3, fast.observation_size)
+    assert first.shape == (3, fast.observation.size)
     space.seed(0)
     ends = 0
     over = np.zeros(3, dtype=bool)
@@ -81,8 +81,8 @@ def test_fast_path_gives_what_the_public_step_gives(env_id: str, threads: int) -
 def test_envpool_and_gymnasium_agree_on_the_spaces_of_mujoco(name: str) -> None:
     pool = EnvPoolVectorEnv(f"{name}-v4", 1)
     plain = make_gymnasium(f"{name}-v4", 1, asynchronous=False)
-    assert pool.observation_size == plain.observation_size == plain.reset([0]).shape[1]
-    assert pool.reset([0]).shape == (1, pool.observation_size)
+    assert pool.observation.size == plain.observation.size == plain.reset([0]).shape[1]
+    assert pool.reset([0]).shape == (1, pool.observation.size)
     assert pool.action.size == plain.action.size
     assert pool.action.shape == plain.action.shape
     assert pool.action.low == pytest.approx(plain.action.low)

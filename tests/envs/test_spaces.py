@@ -9,7 +9,7 @@ from toy_envs import Spaces
 
 from rlkit_es.algorithms import PPO
 from rlkit_es.envs.gymnasium_backend import GymnasiumVectorEnv
-from rlkit_es.envs.spaces import action_spec, flattener, observation_size
+from rlkit_es.envs.spaces import action_spec, flattener, observation_spec
 from rlkit_es.errors import UserError
 
 STATE, TORQUE = Box(-1, 1, (2,), np.float32), Box(-1, 1, (1,), np.float32)
@@ -60,7 +60,7 @@ def test_envpool_pixels_are_refused() -> None:
 def test_flattened_pixels_are_accepted() -> None:
     pixels = Spaces(Box(0, 255, (4, 4, 3), np.uint8), TORQUE)
     envs = GymnasiumVectorEnv(SyncVectorEnv([lambda: gym.wrappers.FlattenObservation(pixels)]))
-    assert envs.reset([0]).shape == (1, envs.observation_size) == (1, 48)
+    assert envs.reset([0]).shape == (1, envs.observation.size) == (1, 48)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_flattened_pixels_are_accepted() -> None:
     ids=str,
 )
 def test_size_is_that_of_the_flattened_batch(space: gym.Space, size: int) -> None:
-    assert observation_size(space) == size
+    assert observation_spec(space).shape == (size,)
     batch = gym.vector.utils.batch_space(space, 3)
     flat = flattener(space, 3)(batch.sample())
     assert flat.shape == (3, size)

@@ -58,7 +58,7 @@ def play(envs: VectorEnv, seeds: list[int], steps: int) -> tuple[Tensor, list[Te
 def test_shapes_dtypes_and_the_row_after_an_end(make: Make, backend: str, env_id: str) -> None:
     envs = make(env_id, 3, backend)
     first, _, steps = play(envs, [1, 2, 3], 210)
-    assert first.shape == (3, envs.observation_size)
+    assert first.shape == (3, envs.observation.size)
     assert first.dtype == torch.float32
     ended = torch.zeros(3, dtype=torch.bool)
     for step in steps:

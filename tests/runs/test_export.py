@@ -120,7 +120,7 @@ def trainers() -> dict[str, Trainer]:
 
 
 def export(trainer: Trainer, path: Path, format: Format) -> float | None:
-    return export_policy(trainer.policy, trainer.spaces.observation_size, path, format, METADATA)
+    return export_policy(trainer.policy, trainer.spaces.observation, path, format, METADATA)
 
 
 def here(trainer: Trainer, observation: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ def here(trainer: Trainer, observation: np.ndarray) -> np.ndarray:
 
 
 def batches(trainer: Trainer) -> list[np.ndarray]:
-    rng, size = np.random.default_rng(0), trainer.spaces.observation_size
+    rng, size = np.random.default_rng(0), trainer.spaces.observation.size
     shapes = [(1, 1.0), (7, 1.0), (7, 30.0), (2, 0.0), (33, 1e-3)]
     return [rng.normal(0, scale, (rows, size)).astype(np.float32) for rows, scale in shapes]
 
@@ -267,7 +267,7 @@ def test_every_format_has_a_suffix() -> None:
 @pytest.mark.parametrize("case", ["scaled onto the bounds", "discrete", "counts from -2", "no bounds"])
 def test_differences_are_found(trainers: dict[str, Trainer], case: str) -> None:
     trainer = trainers[case]
-    size = trainer.spaces.observation_size
+    size = trainer.spaces.observation.size
     policy, module = trainer.policy, DeterministicPolicy(trainer.policy)
 
     def same(observation: np.ndarray) -> np.ndarray:
@@ -294,7 +294,7 @@ def test_differences_are_found(trainers: dict[str, Trainer], case: str) -> None:
 
 @pytest.mark.parametrize("case", ["no bounds", "discrete, no normaliser"])
 def test_what_float32_loses_is_no_difference(trainers: dict[str, Trainer], case: str) -> None:
-    policy, size = copy.deepcopy(trainers[case].policy), trainers[case].spaces.observation_size
+    policy, size = copy.deepcopy(trainers[case].policy), trainers[case].spaces.observation.size
     assert rounding(policy, size) < 1e-4
     with torch.no_grad():
         for parameter in policy.actor.parameters():

@@ -238,14 +238,14 @@ def test_settings_that_cannot_be_used_are_refused_in_one_line(settings: dict[str
     assert len(str(error.value)) < 1000
 
 
-@pytest.mark.parametrize("name", ["config", "observation_size", "action", "progress", "episodes", "metrics"])
+@pytest.mark.parametrize("name", ["config", "observation", "action", "progress", "episodes", "metrics"])
 @pytest.mark.parametrize("value", [None, 1.5, "text", [1], [[1, 2]], {"a": {}}, [None] * 3], ids=str)
 def test_a_part_of_another_kind_is_refused(name: str, value: Any) -> None:
     with pytest.raises(CheckpointError, match=r"^[^\n]+$"):
         go_on(changed(**{name: value}))
 
 
-@pytest.mark.parametrize("name", ["config", "observation_size", "action", "progress", "episodes", "metrics"])
+@pytest.mark.parametrize("name", ["config", "observation", "action", "progress", "episodes", "metrics"])
 def test_a_part_that_is_missing_is_refused(name: str) -> None:
     checkpoint = changed()
     del checkpoint.state[name]
@@ -260,7 +260,25 @@ UNUSABLE_SPACES = [
     *(with_action(shape=value) for value in ([2], [1, 2], [0], [-1], [1.0], ["1"], [HUGE], None)),
     *(with_action(start=value) for value in (HUGE, None, [], {}, "x", math.nan, math.inf)),
     with_action(more=1),
-    *(changed(observation_size=value) for value in (0, 2, 4, -1, 3.0, "3", True, None, 2**31, HUGE)),
+    *(
+        changed(observation=value)
+        for value in (
+            [0],
+            [2],
+            [4],
+            [-1],
+            [3.0],
+            "3",
+            3,
+            [True],
+            None,
+            [2**31],
+            [HUGE],
+            [3, 3],
+            [4, 84, 84],
+            [1, 1, 3],
+        )
+    ),
 ]
 
 
@@ -405,7 +423,7 @@ def _attempt(checkpoint: Checkpoint, connection: Connection) -> None:
 def nothing_but_observations() -> Checkpoint:
     state = with_settings(hidden_sizes=[]).state
     action = {**state["action"], "size": 0, "low": [], "high": [], "shape": [0]}
-    return changed(**{**state, "action": action, "observation_size": 2**31 - 1})
+    return changed(**{**state, "action": action, "observation": [2**31 - 1]})
 
 
 HOSTILE: dict[str, Any] = {
@@ -416,7 +434,7 @@ HOSTILE: dict[str, Any] = {
     "one width": lambda: with_settings(hidden_sizes=[10**300]),
     "widths that are allowed": lambda: with_settings(hidden_sizes=[1000, 1000]),
     "depth that is allowed": lambda: with_settings(hidden_sizes=[1] * 100),
-    "observations": lambda: changed(observation_size=2**31 - 1),
+    "observations": lambda: changed(observation=[2**31 - 1]),
     "actions": lambda: with_action(size=2**31 - 1),
     "minibatches and epochs": lambda: with_settings(minibatch_size=10**12, rollout_steps=10**12),
     "threads beyond any integer": lambda: with_settings(torch_threads=2**40),

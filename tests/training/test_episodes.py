@@ -31,7 +31,7 @@ def plain_episodes(seed: int, actions: list[float]) -> list[tuple[float, int]]:
 def test_returns_are_raw_sums_across_rollouts(mode: gym.vector.AutoresetMode) -> None:
     seeds = [0, 1, 2]
     envs = GymnasiumVectorEnv(gym.vector.SyncVectorEnv([toy_envs.Walk] * 3, autoreset_mode=mode))
-    policy = make_policy(Config(algo="ppo"), Spaces(envs.observation_size, envs.action), seed=0)
+    policy = make_policy(Config(algo="ppo"), Spaces(envs.observation, envs.action), seed=0)
     generator = torch.Generator().manual_seed(0)
     collector = RolloutCollector([envs], 4, generator=generator, seeds=seeds, device=torch.device("cpu"))
     tracker, finished, actions = EpisodeTracker(3), [], {env: [] for env in range(3)}

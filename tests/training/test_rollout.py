@@ -42,7 +42,7 @@ def walk_policy(*, noisy: bool = False, scale_actions: bool = True) -> ActorCrit
     """A policy for `Walk` that depends on the observation, with a normaliser that has seen something."""
     config = Config(algo="ppo", hidden_sizes=(16,), log_std_init=0.0, scale_actions=scale_actions)
     envs = walks(AutoresetMode.NEXT_STEP, 1)
-    policy = make_policy(config, Spaces(envs.observation_size, envs.action), seed=0)
+    policy = make_policy(config, Spaces(envs.observation, envs.action), seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -156,7 +156,7 @@ def test_one_and_two_groups_of_envpool(env_id: str) -> None:
     for groups in (1, 2):
         made = make_vector_envs(env_id, 5, backend="envpool", groups=groups)
         assert len(made) == groups
-        policy = make_policy(Config(algo="ppo"), Spaces(made[0].observation_size, made[0].action), seed=0)
+        policy = make_policy(Config(algo="ppo"), Spaces(made[0].observation, made[0].action), seed=0)
         rollouts.append(collector(made, 20).collect(policy))
     one, two = rollouts
     for name, field in one._asdict().items():
@@ -269,7 +269,7 @@ class Recording:
     def __init__(self, envs: VectorEnv) -> None:
         self.envs, self.sent = envs, []
         self.num_envs, self.device = envs.num_envs, envs.device
-        self.observation_size, self.action = envs.observation_size, envs.action
+        self.observation, self.action = envs.observation, envs.action
 
     def reset(self, seeds: Sequence[int]) -> torch.Tensor:
         return self.envs.reset(seeds)
@@ -293,7 +293,7 @@ def test_actions_are_stored_unclipped_and_sent_within_bounds(
     (envs,) = make_vector_envs(env_id, 3, backend="auto")
     recording = Recording(envs)
     config = Config(algo="ppo", log_std_init=1.0, scale_actions=scale_actions)
-    policy = make_policy(config, Spaces(envs.observation_size, envs.action), seed=0)
+    policy = make_policy(config, Spaces(envs.observation, envs.action), seed=0)
     rollout = collector([recording], 30, SEEDS[:3]).collect(policy)
     sent = torch.stack(recording.sent)
     assert float(sent.abs().max()) == pytest.approx(bound)

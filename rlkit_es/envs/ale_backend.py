@@ -1,0 +1,110 @@
+"""Atari by ale-py's own C++ vector environment: stepped and preprocessed in threads.
+
+The protocol of Mnih et al. (2015) as Bellemare's and later papers use it for policy gradients: frames
+of 84 x 84 grey, each the maximum of the last two of four that an action is held for; the last four of
+them stacked; up to 30 no-ops and, where the game waits for it, FIRE at the start; at most 108,000
+frames. Rewards are the game's own points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlkit_es.envs.spaces import action_spec, observation_spec
+from rlkit_es.envs.vector_env import Lives, Step, to_float32
+from rlkit_es.errors import UserError
+
+INSTALL_ALE = "pip install 'rlkit_es[atari]'"
+
+
+def register_ale() -> None:
+    """Have Gymnasium know the ids ``ALE/...``.
+
+    Raises:
+        UserError: ale-py is not installed.
+    """
+    try:
+        import ale_py
+    except ImportError as error:
+        raise UserError(f"Atari needs ale-py: {INSTALL_ALE}") from error
+    gym.register_envs(ale_py)
+
+
+class AleVectorEnv:
+    """``num_envs`` games of one id on ``threads`` threads.
+
+    Args:
+        env_id: as Gymnasium has it: ``ALE/Pong-v5``.
+        num_envs: N.
+        threads: 0 is one a core.
+        sticky_actions: probability that a frame repeats the action before (Machado et al., 2018).
+        episodic_life: a lost life is ``terminated``, and ``life_lost``; the game goes on.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        num_envs: int,
+        threads: int = 0,
+        *,
+        sticky_actions: float = 0.0,
+        episodic_life: bool = False,
+    ) -> None:
+        register_ale()
+        self.num_envs = num_envs
+        self.device = torch.device("cpu")
+        self._episodic_life = episodic_life
+        self._settings = {
+            "game": gym.spec(env_id).kwargs["game"],
+            "num_envs": num_envs,
+            "num_threads": min(threads, num_envs),
+            "repeat_action_probability": sticky_actions,
+            "reward_clipping": False,  # of what is learned from, not of what is reported
+        }
+        self._envs = self._make()
+        self.observation = observation_spec(self._envs.single_observation_space)
+        self.action = action_spec(self._envs.single_action_space)
+
+    def reset(self, seeds: Sequence[int]) -> Tensor:
+        """Begin anew, in games that have not been played."""
+        self._envs = self._make()
+        observation, info = self._envs.reset(seed=np.array(seeds))
+        self._ended = np.zeros(self.num_envs, dtype=bool)
+        self._lives = Lives(info["lives"])
+        return torch.from_numpy(observation)
+
+    def send(self, action: Tensor) -> None:
+        """Hand the actions to the threads."""
+        self._envs.send(action.numpy())
+
+    def recv(self) -> Step:
+        """One step; the row after an end is the reset and no transition."""
+        observation, reward, terminated, truncated, info = self._envs.recv()
+        ended = terminated | truncated
+        lost = self._lives.lost(info["lives"], ended)
+        if self._episodic_life:
+            terminated = terminated | lost
+        step = Step(
+            observation=torch.from_numpy(observation),
+            reward=to_float32(reward),
+            terminated=torch.from_numpy(terminated),
+            truncated=torch.from_numpy(truncated),
+            valid=torch.from_numpy(~self._ended),
+            life_lost=torch.from_numpy(lost) if self._episodic_life else None,
+        )
+        self._ended = ended
+        return step
+
+    def close(self) -> None:
+        """Nothing to free beside memory."""
+
+    def _make(self) -> Any:
+        from ale_py.vector_env import AtariVectorEnv
+
+        return AtariVectorEnv(**self._settings)

@@ -1,0 +1,143 @@
+"""Networks that turn a picture into features, before those that every policy has."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rlkit_es.errors import UserError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_GAIN = 2**0.5
+_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, kernel, stride
+_FEATURES = 512
+_SMALLEST = 36
+_CHUNK = 256  # pictures at a time where no gradient is taken: a bound on memory
+
+
+class NatureCNN(nn.Module):
+    """The convolutional network of Mnih et al. (Nature, 2015): 3 convolutions and 512 features.
+
+    Orthogonal weights with gain sqrt(2) and zero biases, as usual for PPO on Atari. The weights lie in
+    memory with the channels last, which CPUs and tensor cores compute with fastest.
+
+    Args:
+        shape: (C, H, W) of a picture.
+        generator: for the initial weights.
+
+    Raises:
+        UserError: the picture is smaller than 36 x 36.
+    """
+
+    def __init__(self, shape: tuple[int, ...], generator: torch.Generator) -> None:
+        super().__init__()
+        channels, height, width = shape
+        if min(height, width) < _SMALLEST:
+            raise UserError(
+                f"nature_cnn takes {_SMALLEST} x {_SMALLEST} pixels or more, not {height} x {width}: "
+                "wrap the environment in gymnasium.wrappers.ResizeObservation"
+            )
+        for i, (outputs, kernel, stride) in enumerate(_LAYERS):
+            weight = torch.empty(outputs, channels, kernel, kernel)
+            nn.init.orthogonal_(weight, _GAIN, generator=generator)
+            # (out, height, width, in): as it lies; what the convolution is given is a view of it.
+            self.register_parameter(f"weight_{i}", nn.Parameter(weight.permute(0, 2, 3, 1).contiguous()))
+            self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(outputs)))
+            height, width = ((side - kernel) // stride + 1 for side in (height, width))
+            channels = outputs
+        last = torch.empty(_FEATURES, height * width * channels)
+        nn.init.orthogonal_(last, _GAIN, generator=generator)
+        self.last_weight = nn.Parameter(last)
+        self.last_bias = nn.Parameter(torch.zeros(_FEATURES))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """(M, C, H, W) of 0 to 255 to (M, 512)."""
+        kind = picture.device.type
+        half = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if half else self.last_bias.dtype
+        x = picture.to(dtype=dtype, memory_format=torch.channels_last) * (1 / 255)
+        for i, (_, _, stride) in enumerate(_LAYERS):
+            weight, bias = (getattr(self, f"{name}_{i}") for name in ("weight", "bias"))
+            x = torch.relu(functional.conv2d(x, weight.permute(0, 3, 1, 2), bias, stride))
+        x = x.permute(0, 2, 3, 1).flatten(1)  # as it lies
+        return torch.relu(functional.linear(x, self.last_weight, self.last_bias))
+
+
+def weights_of_nature_cnn(shape: tuple[int, ...]) -> int:
+    """How many weights `NatureCNN` has for pictures (C, H, W), without making it."""
+    channels, height, width = shape
+    count = 0
+    for outputs, kernel, stride in _LAYERS:
+        count += channels * outputs * kernel**2
+        height, width = ((side - kernel) // stride + 1 for side in (height, width))
+        channels = outputs
+    return count + _FEATURES * channels * max(height, 0) * max(width, 0)
+
+
+# A constructor takes the arguments of `NatureCNN`.
+ENCODERS: dict[str, Callable[..., nn.Module]] = {"nature_cnn": NatureCNN}
+
+
+class Encoder(nn.Module):
+    """A network from pictures to features, with the arithmetic that it is run in.
+
+    Args:
+        network: (M, C, H, W) uint8 to (M, F).
+        precision: of its arithmetic. The parameters, and what comes out, keep their own.
+    """
+
+    def __init__(self, network: nn.Module, precision: Precision) -> None:
+        super().__init__()
+        self.network = network
+        self.precision = precision
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """(M, C, H, W) to (M, F)."""
+        kind = picture.device.type
+        if arithmetic(self.precision, kind) == torch.float32:
+            return self._in_chunks(picture)
+        # No cache: it would keep weights of one step for the next inside of functional calls.
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=False):
+            return self._in_chunks(picture).float()
+
+    def _in_chunks(self, picture: Tensor) -> Tensor:
+        whole = torch.is_grad_enabled() or torch.compiler.is_exporting()
+        if whole or len(picture) <= _CHUNK:
+            features: Tensor = self.network(picture)
+            return features
+        return torch.cat([self.network(chunk) for chunk in torch.split(picture, _CHUNK)])
+
+
+class Encoded(nn.Module):
+    """A network on top of an encoder."""
+
+    def __init__(self, encoder: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.network = network
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """(M, C, H, W) to (M, outputs)."""
+        outputs: Tensor = self.network(self.encoder(picture))
+        return outputs
+
+
+@functools.cache
+def arithmetic(precision: Precision, device_type: str) -> torch.dtype:
+    """float32 or bfloat16; ``auto`` is bfloat16 where the hardware multiplies matrices of it.
+
+    That is a GPU with such tensor cores, or a CPU with AMX.
+    """
+    if precision == "auto":
+        if device_type == "cuda":
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            fast = device_type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32

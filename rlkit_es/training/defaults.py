@@ -1,0 +1,44 @@
+"""What is usual for a kind of environment, where it differs (docs/environments.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from rlkit_es.envs.ids import is_atari
+
+Settings = Mapping[str, Any]
+
+# Schulman et al. (arXiv:1707.06347), table 5, with the Nature CNN and rewards by their sign.
+_ATARI: Settings = {
+    "total_steps": 10_000_000,
+    "num_envs": 8,
+    "rollout_steps": 128,
+    "minibatch_size": 256,
+    "critic_epochs": 4,
+    "hidden_sizes": (),
+    "normalize_observations": False,
+    "normalize_rewards": False,
+    "sign_rewards": True,
+    "torch_threads": 0,
+}
+_ATARI_ADAM: Settings = {
+    "epochs": 4,
+    "learning_rate": 2.5e-4,
+    "clip_range": 0.1,
+    "entropy_coefficient": 0.01,
+}
+# One step for each batch: a larger one, and few states for the Fisher information.
+_ATARI_NATURAL: Settings = {
+    "rollout_steps": 256,
+    "learning_rate": 2.5e-4,
+    "max_kl": 0.01,
+    "fisher_fraction": 0.2,
+}
+
+
+def env_defaults(env_id: str, step: Literal["adam", "natural"]) -> Settings:
+    """The settings for environments like ``env_id``, for recipes with this kind of step."""
+    if is_atari(env_id):
+        return {**_ATARI, **(_ATARI_ADAM if step == "adam" else _ATARI_NATURAL)}
+    return {}
