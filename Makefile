@@ -22,7 +22,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(VENV)/bin/python setup.cfg pyproject.toml constraints.txt
-	$(BIN)/python -m pip install -c constraints.txt -e ".[envpool]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[envpool,atari,dmc]"
 	touch $@
 
 $(VENV)/.test: $(VENV)/bin/python setup.cfg pyproject.toml constraints.txt

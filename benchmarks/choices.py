@@ -31,7 +31,7 @@ from rlkit_es.training.config import Config
 from rlkit_es.training.policy import make_policy
 from rlkit_es.training.rollout import RolloutCollector, prepare_batch
 from rlkit_es.training.trainer import Trainer
-from rlkit_es.types import ActionSpec, Spaces
+from rlkit_es.types import ActionSpec, ObservationSpec, Spaces
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "choices.json"
 ENV = "HalfCheetah-v4"
@@ -144,7 +144,9 @@ def fisher_product() -> dict[str, float]:
     """Median ratios of times at a batch of 2048, and microseconds of the product as it is."""
     config = Config.for_algorithm("trpo")
     policy = make_policy(
-        config, Spaces(17, ActionSpec(6, low=(-1.0,) * 6, high=(1.0,) * 6, shape=(6,))), seed=0
+        config,
+        Spaces(ObservationSpec((17,)), ActionSpec(6, low=(-1.0,) * 6, high=(1.0,) * 6, shape=(6,))),
+        seed=0,
     )
     actor, distribution = FlatModule(policy.actor), policy.distribution
     parameters, observation = actor.gather().requires_grad_(), torch.randn(2048, 17)

@@ -10,7 +10,20 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "envpool", "stable_baselines3", "sb3_contrib")
+_PACKAGES = (
+    *("torch", "numpy", "gymnasium", "mujoco", "envpool", "ale-py", "dm-control"),
+    *("stable_baselines3", "sb3_contrib"),
+)
+    "torch",
+    "numpy",
+    "gymnasium",
+    "mujoco",
+    "envpool",
+    "ale-py",
+    "dm-control",
+    "stable_baselines3",
+    "sb3_contrib",
+)
 
 
 def describe_machine() -> dict[str, str]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from measured import Effort, environments, startup, training, updates
+from measured import Effort, atari, environments, startup, training, updates
 from workers import Turn
 
+from rlkit_es.models.encoders import Precision
 from rlkit_es.training.config import Config
 
-GROUPS = ("env", "update", "training", "startup")
+GROUPS = ("env", "update", "training", "startup", "atari")
 ENVS = ("HalfCheetah-v4", "Humanoid-v4")
 PEERS = {"ppo": "Stable-Baselines3", "trpo": "sb3-contrib"}
 # How many times as fast as the peer (algorithm, environment) is to be.
@@ -23,6 +24,8 @@ FASTER_THAN_PEERS = {
     ("trpo", "HalfCheetah-v4"): 4,
     ("ppo", "Humanoid-v4"): 2,
 }
+# On Atari, for which part, in float32 as the peer computes.
+FASTER_ON_ATARI = {"training": 1.3, "collection": 2}
 SMALL = 8  # environments of the smaller measurement, and of Stable-Baselines3's
 
 
@@ -106,6 +109,8 @@ def make_plan(groups: Collection[str], peers: bool, peer_threads: int) -> Plan:
             Row("startup", "espo HalfCheetah-v4, start to first update", "s", Bar(12, at_least=False)),
             Row("memory", "the same run, peak memory", "GiB", Bar(1.5, at_least=False)),
         )
+    if "atari" in groups:
+        _add_atari(plan, peers)
     _add_ratios(plan)
     return plan
 
@@ -145,6 +150,26 @@ def _add_training(plan: Plan, env: str, peers: bool, peer_threads: int) -> None:
     plan.add(measure, _speed(f"espo {env}", f"{env} training, ours, ESPO defaults"))
 
 
+def _add_atari(plan: Plan, peers: bool) -> None:
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    for precision in precisions:
+        for part, measure in (("training", atari.training), ("collection", atari.collection)):
+            row = _speed(f"atari {part} {precision}", f"{atari.ENV} {part}, ours, PPO in {precision}")
+            plan.add(partial(measure, precision=precision), row)
+        label = f"{atari.ENV} update, ours, {precision}"
+        plan.add(
+            partial(atari.update, precision=precision),
+            Row(f"atari update {precision}", label, "GFLOP/s"),
+            Row(f"atari peak {precision}", f"product of large matrices, {precision}", "GFLOP/s"),
+            Row(f"atari share {precision}", f"{label} / of the product", "ratio"),
+        )
+    if peers:
+        row = _speed("atari training sb3", f"{atari.ENV} training, Stable-Baselines3 PPO")
+        plan.add(atari.stable_baselines3_training, row)
+        row = _speed("atari collection sb3", f"{atari.ENV} collection, Stable-Baselines3 PPO")
+        plan.add(atari.stable_baselines3_collection, row)
+
+
 def _compared(env: str) -> list[str]:
     return [algo for algo, of_env in FASTER_THAN_PEERS if of_env == env]
 
@@ -170,6 +195,15 @@ def _add_ratios(plan: Plan) -> None:
             f"sb3 {algo} {env}",
             Bar(times, at_least=True),
         )
+
+    for part, times in FASTER_ON_ATARI.items():
+        for precision in ("float32", "bfloat16"):
+            plan.compare(
+                f"{atari.ENV} {part}: ours in {precision} / Stable-Baselines3",
+                f"atari {part} {precision}",
+                f"atari {part} sb3",
+                Bar(times, at_least=True),
+            )
 
 
 def _speed(key: str, label: str) -> Row:

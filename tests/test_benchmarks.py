@@ -17,7 +17,7 @@ import throughput
 from machine import cpu_model
 from measured import Effort, environments, updates
 from seed_statistics import band, bootstrap_interval, interquartile_mean, sample_std, thin
-from throughput_plan import ENVS, FASTER_THAN_PEERS, GROUPS, Bar, Plan, Row, make_plan
+from throughput_plan import ENVS, FASTER_ON_ATARI, FASTER_THAN_PEERS, GROUPS, Bar, Plan, Row, make_plan
 from workers import MeasurementError, Worker
 
 TINY = Effort(window_seconds=0.01, training_seconds=0.01, warmup_iterations=1, startup_steps=2048)
@@ -104,7 +104,10 @@ def test_the_whole_plan_holds_every_bar():
     plan = make_plan(GROUPS, peers=True, peer_threads=1)
     rows = [row for item in plan.items for row in item.rows] + list(plan.ratios)
     assert len({row.key for row in rows}) == len(rows)
-    assert len([row for row in rows if row.bar]) == 3 + len(ENVS) + len(FASTER_THAN_PEERS)
+    peers = len(FASTER_THAN_PEERS) + 2 * len(FASTER_ON_ATARI)
+    assert len([row for row in rows if row.bar]) == 3 + len(ENVS) + peers
+        FASTER_ON_ATARI
+    )
 
 
 def test_a_worker_measures_whenever_it_is_asked():

@@ -14,7 +14,7 @@ from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.recipes import fill_slots, find_recipe
 from rlkit_es.training.config import Config
 from rlkit_es.training.policy import make_policy
-from rlkit_es.types import ActionSpec, Batch, Spaces
+from rlkit_es.types import ActionSpec, Batch, ObservationSpec, Spaces
 
 _SAMPLES, _MINIBATCH, _EPOCHS = 2048, 64, 10
 _OBSERVATION_SIZE = 17
@@ -41,7 +41,7 @@ def ours(turn: Turn, effort: Effort, *, compile_update: bool) -> None:
     config = Config.for_algorithm(
         "ppo", minibatch_size=_MINIBATCH, epochs=_EPOCHS, critic_epochs=_EPOCHS, hidden_sizes=(64, 64)
     )
-    policy = make_policy(config, Spaces(_OBSERVATION_SIZE, _ACTION), seed=0)
+    policy = make_policy(config, Spaces(ObservationSpec((_OBSERVATION_SIZE,)), _ACTION), seed=0)
     step = AdamStep(policy, fill_slots(find_recipe("ppo"), config), config, torch.Generator())
     if compile_update:
         step.compile()

@@ -1,9 +1,8 @@
 """Atari by ale-py's own C++ vector environment: stepped and preprocessed in threads.
 
-The protocol of Mnih et al. (2015) as Bellemare's and later papers use it for policy gradients: frames
-of 84 x 84 grey, each the maximum of the last two of four that an action is held for; the last four of
-them stacked; up to 30 no-ops and, where the game waits for it, FIRE at the start; at most 108,000
-frames. Rewards are the game's own points.
+The usual protocol since Mnih et al. (Nature, 2015): frames of 84 x 84 grey, each the maximum of the
+last two of four that an action is held for; the last four of them stacked; up to 30 no-ops and, where
+the game waits for it, FIRE at the start; at most 108,000 frames. Rewards are the game's own points.
 """
 
 from __future__ import annotations
@@ -34,6 +33,25 @@ def register_ale() -> None:
     except ImportError as error:
         raise UserError(f"Atari needs ale-py: {INSTALL_ALE}") from error
     gym.register_envs(ale_py)
+
+
+def make_game(env_id: str, sticky_actions: float, render_mode: str) -> gym.Env[Any, Any]:
+    """One game that can be drawn, with the very pictures of `AleVectorEnv` as observations."""
+    register_ale()
+    game = gym.make(env_id, frameskip=1, repeat_action_probability=sticky_actions, render_mode=render_mode)
+    pictures = gym.wrappers.AtariPreprocessing(_FireAtStart(game), noop_max=30, frame_skip=4, screen_size=84)
+    return gym.wrappers.FrameStackObservation(pictures, 4, padding_type="zero")
+
+
+class _FireAtStart(gym.Wrapper[Any, Any, Any, Any]):
+    """Presses FIRE for a frame where the game waits for it."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        meanings = self.env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+        if len(meanings) > 1 and meanings[1] == "FIRE":
+            observation, *_, info = self.env.step(1)
+        return observation, info
 
 
 class AleVectorEnv:

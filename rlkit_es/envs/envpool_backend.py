@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlkit_es.envs.spaces import action_spec, observation_spec
+from rlkit_es.envs.spaces import action_spec, flattener, observation_spec
 from rlkit_es.envs.vector_env import Lives, Step, to_float32
 from rlkit_es.errors import UserError
 
@@ -61,6 +61,7 @@ class EnvPoolVectorEnv:
             observation_space = spec.gymnasium_observation_space
             action_space = spec.gymnasium_action_space
         self.observation = observation_spec(observation_space)
+        self._picture = flattener(observation_space, num_envs)
         self.action = action_spec(action_space)
         # The pool itself wants 32 bits where Gymnasium's Discrete says 64.
         self._action_dtype = np.dtype(np.int32) if self.action.discrete else action_space.dtype
@@ -130,7 +131,7 @@ class EnvPoolVectorEnv:
 
     def _observation(self, state: list[np.ndarray]) -> Tensor:
         if self.observation.pixels:
-            return torch.from_numpy(state[self._leaves[0]].reshape(self.num_envs, *self.observation.shape))
+            return torch.from_numpy(self._picture(state[self._leaves[0]]))
         leaves = [state[i].reshape(self.num_envs, -1) for i in self._leaves]
         return to_float32(leaves[0] if len(leaves) == 1 else np.concatenate(leaves, axis=1))
 

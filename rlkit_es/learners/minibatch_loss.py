@@ -36,6 +36,7 @@ class MinibatchLoss:
         self.actor = FlatModule(policy.with_features)
         self.critic = FlatModule(policy.critic)
         self.distribution = policy.distribution
+        self.shares_encoder = policy.shares_encoder
         self.slots = slots
         self.config = config
 
@@ -44,6 +45,7 @@ class MinibatchLoss:
         parameters: Tensor,
         mini: Batch,
         going: Tensor,
+        critic_on: Tensor,
         penalty: Tensor,
         scheduled: Mapping[str, Tensor],
         keep: Tensor | None = None,
@@ -54,6 +56,7 @@ class MinibatchLoss:
             parameters: (P,) policy first, then critic.
             mini: the samples.
             going: () bool, the policy has not stopped before.
+            critic_on: () bool, the critic takes part in this epoch.
             penalty: () weight of the constraint.
             scheduled: hyperparameters that are not what the configuration says.
             keep: (M,) bool, which samples may move the policy; None: as the mask says here.
@@ -74,6 +77,8 @@ class MinibatchLoss:
         policy_loss = -masked_mean(self.slots.surrogate(stats, advantage, scheduled), keep)
         seen = mini._replace(observation=critic_input)
         weighted_value_loss, value_loss = self.value(critic, seen, value_samples)
+        if self.shares_encoder:  # the critic's loss moves the policy's part too
+            weighted_value_loss = weighted_value_loss * critic_on
         total = policy_loss + weighted_value_loss
         if self.config.entropy_coefficient:
             entropy = masked_mean(self.distribution.entropy(new), mini.valid)

@@ -126,7 +126,13 @@ class MinibatchStep:
         self, state: StepState, inputs: StepInputs, mini: Batch, keep: Tensor | None
     ) -> tuple[Tensor, Losses]:
         gradient: tuple[Tensor, Losses] = torch.func.grad(self.loss.joint, has_aux=True)(
-            state.optimizer.parameters, mini, state.going, state.adaptive.penalty, inputs.scheduled, keep
+            state.optimizer.parameters,
+            mini,
+            state.going,
+            inputs.critic_on,
+            state.adaptive.penalty,
+            inputs.scheduled,
+            keep,
         )
         return gradient
 

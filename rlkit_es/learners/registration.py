@@ -1,4 +1,4 @@
-"""Surrogates, masks, stops, constraints and networks of the user's own."""
+"""Surrogates, masks, stops, constraints, networks and encoders of the user's own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeVar
 from rlkit_es.errors import UserError, look_up
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.slots import NO_CONSTRAINT, SLOTS
+from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import NETWORKS
 
-Kind = Literal["surrogate", "mask", "stop", "constraint", "network"]
+Kind = Literal["surrogate", "mask", "stop", "constraint", "network", "encoder"]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # What the first arguments of each kind are given.
@@ -22,8 +23,9 @@ _DATA = {
     "stop": ("stats", "valid"),
     "constraint": ("stats",),
     "network": ("sizes", "activation", "output_gain", "generator"),
+    "encoder": ("shape", "generator"),
 }
-_TABLES: dict[str, dict[str, Any]] = {**SLOTS, "network": NETWORKS}
+_TABLES: dict[str, dict[str, Any]] = {**SLOTS, "network": NETWORKS, "encoder": ENCODERS}
 _BUILT_IN = {kind: frozenset({*table, NO_CONSTRAINT}) for kind, table in _TABLES.items()}
 
 
@@ -37,8 +39,9 @@ def register(kind: Kind) -> Callable[[_Function], _Function]:
             that are 0 where the policy has not moved. Further arguments are hyperparameters: those that
             are fields of `UpdateConfig` get their values from there, others need a default. A
             ``network`` takes ``(sizes, activation, output_gain, generator)`` as
-            `rlkit_es.models.networks.MLP` does, and returns a module from (..., sizes[0]) to
-            (..., sizes[-1]).
+            `rlkit_es.models.networks.MLP` does, and returns a module from (M, sizes[0]) to
+            (M, sizes[-1]); an ``encoder`` takes ``(shape, generator)`` and returns a module from pictures
+            (M, *shape) uint8 to features (M, F).
 
     Raises:
         UserError: there is no such kind, or the function does not fit it or has the name of one that
@@ -64,9 +67,9 @@ def _check_arguments(kind: str, name: str, function: Callable[..., Any]) -> None
     data, hyperparameters = parameters[: len(_DATA[kind])], parameters[len(_DATA[kind]) :]
     if len(data) < len(_DATA[kind]):
         raise UserError(f"{kind} {name} must take {', '.join(_DATA[kind])}")
-    fields = set() if kind == "network" else {field.name for field in dataclasses.fields(UpdateConfig)}
+    known = set() if kind in ("network", "encoder") else {f.name for f in dataclasses.fields(UpdateConfig)}
     for parameter in hyperparameters:
-        if parameter.name not in fields and parameter.default is inspect.Parameter.empty:
+        if parameter.name not in known and parameter.default is inspect.Parameter.empty:
             raise UserError(
                 f"{kind} {name} takes {parameter.name!r}, which is no setting: give it a default value"
             )

@@ -17,7 +17,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 _GAIN = 2**0.5
 _LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, kernel, stride
 _FEATURES = 512
-_SMALLEST = 36
+SMALLEST_PICTURE = 36  # that `NatureCNN` takes
 _CHUNK = 256  # pictures at a time where no gradient is taken: a bound on memory
 
 
@@ -38,9 +38,9 @@ class NatureCNN(nn.Module):
     def __init__(self, shape: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
         channels, height, width = shape
-        if min(height, width) < _SMALLEST:
+        if min(height, width) < SMALLEST_PICTURE:
             raise UserError(
-                f"nature_cnn takes {_SMALLEST} x {_SMALLEST} pixels or more, not {height} x {width}: "
+                f"nature_cnn takes pictures from {SMALLEST_PICTURE} pixels wide, not {height} x {width}: "
                 "wrap the environment in gymnasium.wrappers.ResizeObservation"
             )
         for i, (outputs, kernel, stride) in enumerate(_LAYERS):

@@ -11,6 +11,7 @@ import tempfile
 
 import gymnasium as gym
 
+from rlkit_es.envs.ids import is_atari, is_dm_control
 from rlkit_es.errors import UserError, first_line
 
 # Draws a frame as Gymnasium will.
@@ -64,7 +65,11 @@ def prepare_drawing(env_id: str) -> None:
     if has_display():
         return
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    if is_atari(env_id):
+        return
     entry_point = _entry_point(env_id)
+    if is_dm_control(env_id):
+        choose_gl()
     if entry_point.startswith("gymnasium.envs."):
         if ".mujoco" in entry_point:
             choose_gl()

@@ -13,7 +13,9 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
+from rlkit_es.envs.ale_backend import make_game
 from rlkit_es.envs.envpool_backend import envpool_ids
+from rlkit_es.envs.ids import is_atari
 from rlkit_es.envs.registry import choose_backend
 from rlkit_es.envs.spaces import action_spec, batch_of_one, flattener, observation_spec
 from rlkit_es.envs.supervised import SupervisedEnv
@@ -44,10 +46,11 @@ def make_env(config: Config, action: ActionSpec, render_mode: RenderMode) -> Sup
         UserError: it cannot be made, cannot be drawn or is not the one that the policy is for.
     """
     require_imported_environment(config)
-    _require_gymnasium(config.env)
     prepare_drawing(config.env)
+    if not is_atari(config.env):
+        _require_gymnasium(config.env)
     try:
-        env = SupervisedEnv(functools.partial(_make, config.env, render_mode), 0)
+        env = SupervisedEnv(functools.partial(_make, config, render_mode), 0)
     except UserError:
         raise
     except Exception as error:  # whatever the environment does when it is made
@@ -123,10 +126,12 @@ def _require_gymnasium(env_id: str) -> None:
         raise
 
 
-def _make(env_id: str, render_mode: RenderMode) -> gym.Env[Any, Any]:
+def _make(config: Config, render_mode: RenderMode) -> gym.Env[Any, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of old versions: the run was trained with that one
-        return gym.make(env_id, render_mode=render_mode)
+        if is_atari(config.env):
+            return make_game(config.env, config.sticky_actions, render_mode)
+        return gym.make(config.env, render_mode=render_mode)
 
 
 def _stepper(

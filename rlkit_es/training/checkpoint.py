@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlkit_es.errors import CheckpointError, NonFiniteError, UserError, first_line
-from rlkit_es.models.encoders import weights_of_nature_cnn
+from rlkit_es.models.encoders import SMALLEST_PICTURE, weights_of_nature_cnn
 from rlkit_es.training.config import Config
 from rlkit_es.training.episodes import Episode
 from rlkit_es.training.trainer import Progress, Trainer
@@ -131,6 +131,8 @@ def _check_size(checkpoint: Checkpoint, config: Config, spaces: Spaces) -> None:
     """Before anything is made: settings may not ask for more than the file holds."""
     observation = spaces.observation
     encoded = observation.pixels and config.encoder == "nature_cnn"
+    if encoded and min(observation.shape[1:]) < SMALLEST_PICTURE:
+        raise CheckpointError(f"it is for pictures of shape {observation.shape}, which are too small")
     asked = weights_of_nature_cnn(observation.shape) if encoded else 0
     for outputs in (spaces.action.size, 1):
         sizes = (1 if observation.pixels else observation.size, *config.hidden_sizes, outputs)

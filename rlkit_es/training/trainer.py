@@ -24,7 +24,8 @@ from rlkit_es.training.evaluate import evaluate_policy
 from rlkit_es.training.policy import make_policy
 from rlkit_es.training.rollout import RolloutCollector, prepare_batch
 from rlkit_es.training.seeds import derive_seeds
-from rlkit_es.types import Rollout, Spaces
+from rlkit_es.training.threads import acting_threads
+from rlkit_es.types import Spaces
 
 
 @dataclass
@@ -111,7 +112,7 @@ class Trainer:
 
     def go_on(self, hooks: Hooks) -> None:
         """Train until the stage that was begun ends, or a callback asks to stop; raises as `train`."""
-        torch.set_num_threads(self.torch_threads)
+        torch.set_num_threads(self.config.torch_threads or os.cpu_count() or 1)
         if self.compiles(self.config)[0]:
             self.learner.compile()
         self._save(hooks)  # from here on there is something to go back to
@@ -143,11 +144,6 @@ class Trainer:
         """Whether the update would be compiled with ``config``, and why; raises as `should_compile`."""
         pixels = self.spaces.observation.pixels
         return should_compile(config.compile, config.total_steps, self.device, pixels=pixels)
-
-    @property
-    def torch_threads(self) -> int:
-        """Of one tensor operation in an update."""
-        return self.config.torch_threads or os.cpu_count() or 1
 
     def request_stop(self, reason: str) -> None:
         """Make this iteration the last one, and say why."""
@@ -185,7 +181,8 @@ class Trainer:
         started = time.perf_counter()
         self.progress.iteration += 1
         try:
-            rollout = self._collect(collector)
+            with acting_threads():
+                rollout = collector.collect(self.policy)
             batch, explained_variance = prepare_batch(
                 rollout,
                 self.policy,
@@ -216,15 +213,6 @@ class Trainer:
             **update,
             "explained_variance": explained_variance,
         }
-
-    def _collect(self, collector: RolloutCollector) -> Rollout:
-        """A rollout, for which the environments' threads are left half of the cores."""
-        threads = self.torch_threads
-        torch.set_num_threads(max(1, threads // 2))
-        try:
-            return collector.collect(self.policy)
-        finally:
-            torch.set_num_threads(threads)
 
     def _evaluate(self, hooks: Hooks) -> dict[str, float]:
         evaluation = evaluate_policy(

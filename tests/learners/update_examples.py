@@ -11,7 +11,7 @@ from rlkit_es.learners.learner import make_learner as make_any_learner
 from rlkit_es.learners.natural_step import NaturalStep
 from rlkit_es.learners.recipes import RECIPES, fill_slots, find_recipe
 from rlkit_es.models.actor_critic import ActorCritic
-from rlkit_es.types import ActionSpec, Batch
+from rlkit_es.types import ActionSpec, Batch, ObservationSpec
 
 OBSERVATION_SIZE = 6
 BOX = ActionSpec(size=3, low=(-1.0,) * 3, high=(1.0,) * 3, shape=(3,))
@@ -36,7 +36,7 @@ def make_policy(action: ActionSpec = BOX, seed: int = 0, hidden: tuple[int, ...]
     """A policy some way into its training: no parameter is 0, no two rows are alike."""
     generator = torch.Generator().manual_seed(seed)
     policy = ActorCritic(
-        OBSERVATION_SIZE,
+        ObservationSpec((OBSERVATION_SIZE,)),
         action,
         hidden_sizes=hidden,
         activation="tanh",

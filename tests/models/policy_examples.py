@@ -1,14 +1,15 @@
 """Small policies and observations."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlkit_es.models.actor_critic import ActorCritic
-from rlkit_es.types import ActionSpec
+from rlkit_es.types import ActionSpec, ObservationSpec
 
 OBSERVATION_SIZE = 11
+PICTURE = ObservationSpec((2, 36, 36))
 
 
 def box(low: list[float], high: list[float]) -> ActionSpec:
@@ -27,10 +28,14 @@ def make_policy(action: ActionSpec, seed: int = 0, **changes: Any) -> ActorCriti
         "scale_actions": False,
         "generator": torch.Generator().manual_seed(seed),
     }
-    return ActorCritic(OBSERVATION_SIZE, action, **(settings | changes))
+    observation = changes.pop("observation", ObservationSpec((OBSERVATION_SIZE,)))
+    return ActorCritic(observation, action, **(settings | changes))
 
 
-def wander(policy: ActorCritic, seed: int = 0, size: float = 0.3) -> ActorCritic:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def wander(policy: Module, seed: int = 0, size: float = 0.3) -> Module:
     """Move the parameters away from their initial values, as training does."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -41,3 +46,8 @@ def wander(policy: ActorCritic, seed: int = 0, size: float = 0.3) -> ActorCritic
 
 def observations(rows: int, seed: int = 0) -> Tensor:
     return 2 * torch.randn(rows, OBSERVATION_SIZE, generator=torch.Generator().manual_seed(seed)) + 1
+
+
+def pictures(rows: int, shape: tuple[int, ...] = PICTURE.shape, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (rows, *shape), dtype=torch.uint8, generator=generator)
