@@ -14,16 +14,6 @@ _PACKAGES = (
     *("torch", "numpy", "gymnasium", "mujoco", "envpool", "ale-py", "dm-control"),
     *("stable_baselines3", "sb3_contrib"),
 )
-    "torch",
-    "numpy",
-    "gymnasium",
-    "mujoco",
-    "envpool",
-    "ale-py",
-    "dm-control",
-    "stable_baselines3",
-    "sb3_contrib",
-)
 
 
 def describe_machine() -> dict[str, str]:

@@ -106,8 +106,6 @@ def test_the_whole_plan_holds_every_bar():
     assert len({row.key for row in rows}) == len(rows)
     peers = len(FASTER_THAN_PEERS) + 2 * len(FASTER_ON_ATARI)
     assert len([row for row in rows if row.bar]) == 3 + len(ENVS) + peers
-        FASTER_ON_ATARI
-    )
 
 
 def test_a_worker_measures_whenever_it_is_asked():

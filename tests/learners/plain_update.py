@@ -99,10 +99,16 @@ class PlainUpdate:
         if policy_on:
             self._policy_loss(mini, keep, penalty).backward()
         if critic_on:
-            error = self.policy.critic(mini.observation) - mini.value_target
+            error = self._value(mini, policy_on) - mini.value_target
             samples = keep if self.config.mask_value else torch.ones_like(keep)
             (self.config.value_coefficient * error[samples].square().mean()).backward()
         self._descend()
+
+    def _value(self, mini: Batch, policy_on: bool) -> Tensor:
+        """An encoder that is shared with the policy moves with it, and stays when it stays."""
+        seen = self.policy.critic_input(mini.observation)
+        value: Tensor = self.policy.critic(seen if policy_on else seen.detach())
+        return value
 
     def _policy_loss(self, mini: Batch, keep: Tensor, penalty: float) -> Tensor:
         config = self.config

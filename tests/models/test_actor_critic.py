@@ -1,12 +1,15 @@
 import math
+from typing import Any
 
 import pytest
 import torch
-from policy_examples import box, make_policy, observations, wander
+from policy_examples import PICTURE, box, make_policy, observations, pictures, wander
+from torch import Tensor
 
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
-from rlkit_es.types import ActionSpec
+from rlkit_es.models.encoders import Encoded, Encoder
+from rlkit_es.types import ActionSpec, ObservationSpec
 
 INF = math.inf
 LEFT, RIGHT = [-0.4, -2.0, 0.1, -1.0], [0.4, 3.0, 0.7, 1.0]
@@ -141,3 +144,143 @@ def test_policy_and_critic_share_nothing() -> None:
     actor, critic = ({p.data_ptr() for p in part.parameters()} for part in (policy.actor, policy.critic))
     assert not actor & critic
     assert len(actor | critic) == len(list(policy.parameters()))
+
+
+# --- pictures ---
+
+kinds_of_action = pytest.mark.parametrize("spec", ["bounded", "discrete"])
+shared_or_not = pytest.mark.parametrize("shared", [True, False])
+
+
+def policy_of_pictures(spec: str = "discrete", *, shared: bool = True, **changes: Any) -> ActorCritic:
+    settings: dict[str, Any] = {"observation": PICTURE, "share_encoder": shared, "precision": "float32"}
+    return wander(make_policy(SPECS[spec], **(settings | changes)), size=0.02)
+
+
+def storages(module: torch.nn.Module) -> set[int]:
+    return {p.data_ptr() for p in module.parameters()}
+
+
+@kinds_of_action
+@shared_or_not
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("hidden_sizes", [(), (16,)])
+@torch.no_grad()
+def test_evaluating_pictures_is_the_actor_and_the_value_at_once(
+    spec: str, shared: bool, precision: str, hidden_sizes: tuple[int, ...]
+) -> None:
+    policy = policy_of_pictures(spec, shared=shared, precision=precision, hidden_sizes=hidden_sizes)
+    seen = pictures(300)  # more than one chunk
+    parameters, value = policy.evaluate(seen)
+    assert torch.equal(parameters, policy.actor(seen))
+    assert torch.equal(value, policy.value(seen))
+    assert parameters.dtype == value.dtype == torch.float32
+    assert parameters.shape == (300, 8 if spec == "bounded" else 5)
+    assert value.shape == (300,)
+    assert value.std() > 0
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@torch.no_grad()
+def test_evaluating_numbers_is_the_actor_and_the_critic_at_once(normalize: bool) -> None:
+    policy = wander(make_policy(SPECS["bounded"], normalize_observations=normalize))
+    seen = policy.normalize(observations(20))
+    parameters, value = policy.evaluate(seen)
+    assert torch.equal(parameters, policy.actor(seen))
+    assert torch.equal(value, policy.critic(seen))
+    assert torch.equal(value, policy.value(seen))
+
+
+@kinds_of_action
+@shared_or_not
+@pytest.mark.parametrize("scale", [True, False])
+@torch.no_grad()
+def test_frozen_equals_act_and_env_action_on_pictures(spec: str, shared: bool, scale: bool) -> None:
+    policy, seen = policy_of_pictures(spec, shared=shared, scale_actions=scale), pictures(30)
+    noise = policy.distribution.noise((30,), torch.Generator().manual_seed(1))
+    action, env_action = policy.frozen()(seen, noise)
+    assert torch.equal(action, policy.act(seen, noise))
+    assert torch.equal(env_action, policy.env_action(action))
+    assert not torch.equal(policy.act(seen, noise), policy.act(seen, None))
+
+
+@kinds_of_action
+def test_a_shared_encoder_is_the_actors_and_the_critic_takes_its_features(spec: str) -> None:
+    policy, seen = policy_of_pictures(spec), pictures(6)
+    assert policy.shares_encoder
+    assert isinstance(policy.actor.network, Encoded)
+    assert [module for module in policy.critic.modules() if isinstance(module, Encoder)] == []
+    features = policy.actor.network.encoder(seen)
+    assert features.shape == (6, 512)
+    assert torch.equal(policy.critic_input(seen), features)
+    parameters, critic_input = policy.with_features(seen)
+    assert torch.equal(parameters, policy.actor(seen))
+    assert torch.equal(critic_input, features)
+    assert torch.equal(policy.value(seen), policy.critic(features))
+
+
+@kinds_of_action
+def test_without_sharing_each_part_has_an_encoder_of_its_own(spec: str) -> None:
+    policy, seen = policy_of_pictures(spec, shared=False), pictures(6)
+    assert not policy.shares_encoder
+    for part in (policy.actor, policy.critic):
+        assert len([module for module in part.modules() if isinstance(module, Encoder)]) == 1
+    features = [part.network.encoder(seen) for part in (policy.actor, policy.critic)]
+    assert not torch.allclose(*features)
+    assert policy.critic_input(seen) is seen
+    assert policy.with_features(seen)[1] is seen
+
+
+@kinds_of_action
+@shared_or_not
+def test_no_parameter_is_in_both_parts(spec: str, shared: bool) -> None:
+    policy = policy_of_pictures(spec, shared=shared)
+    actor, critic = storages(policy.actor), storages(policy.critic)
+    assert not actor & critic
+    assert actor | critic == storages(policy)
+    assert storages(policy.with_features) == actor
+
+
+@shared_or_not
+def test_the_values_gradient_reaches_the_encoder_that_the_critic_sees_through(shared: bool) -> None:
+    policy = policy_of_pictures(shared=shared)
+    policy.evaluate(pictures(6))[1].square().mean().backward()
+    encoders = {part: getattr(policy, part).network for part in ("actor", "critic")}
+    reached = {
+        part: any(p.grad is not None and p.grad.any() for p in network.encoder.parameters())
+        for part, network in encoders.items()
+        if isinstance(network, Encoded)
+    }
+    assert reached == ({"actor": True} if shared else {"actor": False, "critic": True})
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pictures_are_not_normalised(normalize: bool) -> None:
+    policy = policy_of_pictures(normalize_observations=normalize)
+    assert policy.normalizer is None
+    seen = pictures(3)
+    assert policy.normalize(seen) is seen
+
+
+@shared_or_not
+def test_sharing_says_nothing_of_numbers(shared: bool) -> None:
+    policy = make_policy(SPECS["unit"], share_encoder=shared)
+    assert not policy.shares_encoder
+    assert [module for module in policy.modules() if isinstance(module, Encoder)] == []
+
+
+def test_the_first_policy_hardly_depends_on_the_picture() -> None:
+    policy = make_policy(SPECS["discrete"], observation=PICTURE, hidden_sizes=())
+    log_probability: Tensor = policy.actor(pictures(50))
+    assert (log_probability + math.log(5)).abs().max() < 0.05
+
+
+def test_the_size_of_a_policy_follows_the_picture() -> None:
+    sizes = [
+        sum(
+            p.numel() for p in make_policy(SPECS["discrete"], observation=ObservationSpec(shape)).parameters()
+        )
+        for shape in ((1, 36, 36), (4, 36, 36), (4, 84, 84))
+    ]
+    assert sizes[1] - sizes[0] == 3 * 32 * 8 * 8
+    assert sizes[2] - sizes[1] == 512 * 64 * (7 * 7 - 1)

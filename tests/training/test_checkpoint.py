@@ -224,7 +224,7 @@ UNUSABLE_SETTINGS: list[dict[str, Any]] = [
     *({"backend": value} for value in ("os", None)),
     *({"seed": value} for value in (-1, 2**63, 0.5, "0", None)),
     {"minibatch_size": 10**9},
-    {"torch_threads": 0},
+    {"torch_threads": -1},
     {"wandb": 3},
 ]
 

@@ -66,6 +66,7 @@ def test_dummy_rows_are_not_counted_whatever_they_hold() -> None:
         terminated=flags,
         truncated=torch.zeros(5, 1, dtype=torch.bool),
         valid=valid,
+        life_lost=torch.zeros(5, 1, dtype=torch.bool),
     )
     assert [(e.episode_return, e.length) for e in EpisodeTracker(1).track(rollout)] == [(3, 2), (7, 2)]
 
@@ -76,7 +77,7 @@ def test_means_are_over_the_last_episodes_only_and_nan_before_the_first() -> Non
     ended = torch.ones(4, 1, dtype=torch.bool)
     empty = torch.zeros(4, 1, 1)
     reward = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
-    tracker.track(Rollout(empty, empty, empty, reward, ended, ~ended, ended))
+    tracker.track(Rollout(empty, empty, empty, reward, ended, ~ended, ended, ~ended))
     assert tracker.means() == {"episode_return_mean": 3.5, "episode_length_mean": 1.0}
 
 

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import MLP, NETWORKS
 from rlkit_es.runs.experiment import run
 from rlkit_es.runs.run_directory import describe_run
@@ -45,15 +48,37 @@ ALTERNATIVES: dict[str, Any] = {
     "checkpoint_every": 128,
     "network": "narrow",
 }
+# The same of `atari`, for what says nothing elsewhere.
+ALTERNATIVES_OF_PICTURES: dict[str, Any] = {
+    "encoder": "blurred",
+    "share_encoder": False,
+    "precision": "bfloat16",
+    "sign_rewards": True,
+    "episodic_life": False,
+    "sticky_actions": 0.9,
+}
+
+
+class Blurred(nn.Module):
+    """16 numbers of a picture, each a mean of neighbours."""
+
+    def __init__(self, shape: tuple[int, ...], generator: torch.Generator) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        mean = nn.functional.adaptive_avg_pool2d(picture.float().mean(1, keepdim=True) / 255, 4)
+        return self.gain * mean.flatten(1)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _another_network() -> Iterator[None]:
+def _others_of_ones_own() -> Iterator[None]:
     NETWORKS["narrow"] = lambda sizes, activation, gain, generator: MLP(
         (sizes[0], 2, sizes[-1]), activation, gain, generator
     )
+    ENCODERS["blurred"] = Blurred
     yield
-    del NETWORKS["narrow"]
+    del NETWORKS["narrow"], ENCODERS["blurred"]
 
 
 def base(**settings: Any) -> Config:
@@ -61,6 +86,13 @@ def base(**settings: Any) -> Config:
     fast = {"minibatch_size": 32, "epochs": 2, "hidden_sizes": (8, 8), "compile": "off"}
     settings = {**small, **fast, "eval_episodes": 0, **settings}
     return Config(**{"algo": "ppo", "deviation_threshold": 1e-6, **settings})
+
+
+def atari(**settings: Any) -> Config:
+    """One iteration of a game in which with this seed a life is lost, and 20 points are made."""
+    game = {"env": "ALE/Asteroids-v5", "seed": 6, "precision": "float32", "normalize_rewards": False}
+    small = {"num_envs": 2, "rollout_steps": 40, "minibatch_size": 40, "epochs": 1, "total_steps": 80}
+    return base(**{**game, **small, **settings})
 
 
 class History:
@@ -100,11 +132,33 @@ def test_a_field_of_the_run_changes_what_is_learned(name: str, base_outcome: tup
     assert differs(parameters, base_outcome[1])
 
 
+@pytest.fixture(scope="module")
+def atari_outcome() -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    return outcome(atari())
+
+
+@pytest.mark.parametrize("name", ALTERNATIVES_OF_PICTURES)
+def test_a_field_of_pictures_or_of_atari_changes_what_is_learned_there(
+    name: str, atari_outcome: tuple
+) -> None:
+    config = atari(**{name: ALTERNATIVES_OF_PICTURES[name]})
+    assert getattr(config, name) != getattr(atari(), name)
+    _, parameters = outcome(config)
+    assert differs(parameters, atari_outcome[1])
+
+
+@pytest.mark.parametrize("name", sorted(set(ALTERNATIVES_OF_PICTURES) - {"sign_rewards", "sticky_actions"}))
+def test_elsewhere_it_changes_nothing(name: str, base_outcome: tuple) -> None:
+    _, parameters = outcome(base(**{name: ALTERNATIVES_OF_PICTURES[name]}))
+    assert not differs(parameters, base_outcome[1])
+
+
 def check_torch_threads(config: Config) -> None:
-    trainer = Trainer(dataclasses.replace(config, torch_threads=2))
-    trainer.train(1)
-    assert torch.get_num_threads() == 2
-    trainer.close()
+    for asked, threads in ((2, 2), (0, os.cpu_count())):
+        trainer = Trainer(dataclasses.replace(config, torch_threads=asked))
+        trainer.train(1)
+        assert torch.get_num_threads() == threads
+        trainer.close()
 
 
 def check_env_threads(config: Config) -> None:
@@ -170,8 +224,10 @@ def check_device(config: Config) -> None:
 
 
 def check_compile(config: Config) -> None:
-    settings = [dataclasses.replace(config, compile=mode, total_steps=100_000) for mode in ("off", "auto")]
-    assert describe_run(settings[0])["update"] != describe_run(settings[1])["update"]
+    off, auto = (
+        Trainer(dataclasses.replace(config, compile=mode, total_steps=100_000)) for mode in ("off", "auto")
+    )
+    assert describe_run(off)["update"] != describe_run(auto)["update"]
 
 
 # Where, how fast and whether it is recorded must not change what is learned.
@@ -212,8 +268,8 @@ def test_a_circumstance_changes_what_it_says_and_nothing_that_is_learned(
 
 
 def test_every_field_of_the_run_is_covered_here() -> None:
-    assert not set(ALTERNATIVES) & set(CIRCUMSTANCES)
-    assert set(ALTERNATIVES) | set(CIRCUMSTANCES) == OWN_FIELDS
+    covered = [*ALTERNATIVES, *ALTERNATIVES_OF_PICTURES, *CIRCUMSTANCES]
+    assert sorted(covered) == sorted(OWN_FIELDS)
 
 
 def test_what_makes_another_experiment_is_what_changes_what_is_learned() -> None:
@@ -247,6 +303,12 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "normalize_rewards": ("no", None),
     "reward_clip": NOT_POSITIVE,
     "scale_actions": ("no", None),
+    "encoder": ("nature", "", None, 3),
+    "share_encoder": ("yes", 1, 0.5),
+    "precision": ("half", "float16", None, 32),
+    "sign_rewards": ("no", None, 1),
+    "episodic_life": ("no", None, 0),
+    "sticky_actions": NOT_FRACTIONS,
     "eval_episodes": (-1, 1.5, None),
     "eval_every": (-1, 1.5, True, None),
     "checkpoint_every": (-1, 1.5, True, "10"),
@@ -255,7 +317,7 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "run_dir": (3,),
     "device": (3, None),
     "backend": ("envpol", "", None),
-    "torch_threads": NOT_COUNTS,
+    "torch_threads": (-1, 1.5, True, "10", None, 1025),
     "env_threads": (-1, 1.5, None),
     "env_groups": NOT_COUNTS,
     "compile": ("yes", True, None),
