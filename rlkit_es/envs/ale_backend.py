@@ -105,7 +105,7 @@ class AleVectorEnv:
         """One step; the row after an end is the reset and no transition."""
         observation, reward, terminated, truncated, info = self._envs.recv()
         ended = terminated | truncated
-        lost = self._lives.lost(info["lives"], ended)
+        lost = self._lives.lost(info["lives"], ended | self._ended)
         if self._episodic_life:
             terminated = terminated | lost
         step = Step(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ class EnvPoolVectorEnv:
         num_envs: N.
         threads: 0 is one a core.
         settings: further ones of this id, by EnvPool's names.
+        leaves_out: leaves of a Dict observation that are no part of it here.
         episodic_life: a lost life is ``terminated``, and ``life_lost``; the game goes on.
     """
 
@@ -46,6 +48,7 @@ class EnvPoolVectorEnv:
         threads: int = 0,
         *,
         settings: Mapping[str, Any] | None = None,
+        leaves_out: Collection[str] = (),
         episodic_life: bool = False,
     ) -> None:
         import envpool
@@ -60,8 +63,12 @@ class EnvPoolVectorEnv:
             spec = envpool.make_spec(env_id, **self._settings)
             observation_space = spec.gymnasium_observation_space
             action_space = spec.gymnasium_action_space
+        if leaves_out:
+            leaves = {name: leaf for name, leaf in observation_space.items() if name not in leaves_out}
+            observation_space = gym.spaces.Dict(leaves)
         self.observation = observation_spec(observation_space)
         self._picture = flattener(observation_space, num_envs)
+        self._leaves_out = {f"obs:{leaf}" for leaf in leaves_out}
         self.action = action_spec(action_space)
         # The pool itself wants 32 bits where Gymnasium's Discrete says 64.
         self._action_dtype = np.dtype(np.int32) if self.action.discrete else action_space.dtype
@@ -91,7 +98,8 @@ class EnvPoolVectorEnv:
         keys = list(self._pool._state_keys)
         self._reward, self._done, self._truncated = map(keys.index, ("reward", "done", "trunc"))
         # "obs" alone, or one "obs:name" for each leaf of a Dict: in key order.
-        self._leaves = [i for _, i in sorted((key, i) for i, key in enumerate(keys) if _is_observation(key))]
+        leaves = [(key, i) for i, key in enumerate(keys) if _is_observation(key)]
+        self._leaves = [i for key, i in sorted(leaves) if key not in self._leaves_out]
         self._ended = np.zeros(self.num_envs, dtype=bool)
         self._pool._reset(self._env_ids)
         state = self._pool._recv()
@@ -110,7 +118,7 @@ class EnvPoolVectorEnv:
         done, truncated = state[self._done], state[self._truncated]
         terminated, life_lost = done & ~truncated, None
         if self._episodic_life:
-            lost = self._lives.lost(state[self._lives_key], done)
+            lost = self._lives.lost(state[self._lives_key], done | self._ended)
             terminated, life_lost = terminated | lost, torch.from_numpy(lost)
         step = Step(
             observation=self._observation(state),

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-_ATARI = re.compile(r"ALE/(\w+)-v\d+")
+_GAME = re.compile(r"ALE/(\w+)-v5")
 _DM_CONTROL = re.compile(r"dm_control/(\w+)-(\w+)-v0")
+_SPELT_OTHERWISE = {"TicTacToe3D": "TicTacToe3d"}  # by EnvPool
+
+# EnvPool's tasks have the observations of all tasks of their domain, by domain and task; quadruped's even say
+# what the task itself hides.
+_OF_OTHER_TASKS: Mapping[tuple[str, str], tuple[str, ...]] = {
+    **{("dog", task): ("ball_state", "target_position") for task in ("stand", "walk", "trot", "run")},
+    ("finger", "spin"): ("dist_to_target", "target_position"),
+    ("fish", "upright"): ("target",),
+    **{("humanoid", task): ("position",) for task in ("stand", "walk", "run")},
+    ("humanoid", "run_pure_state"): (
+        *("com_velocity", "extremities", "head_height", "joint_angles", "torso_vertical"),
+    ),
+    **{
+        ("quadruped", task): ("ball_state", "origin", "rangefinder", "target_position")
+        for task in ("walk", "run")
+    },
+    ("quadruped", "escape"): ("ball_state", "target_position"),
+    ("quadruped", "fetch"): ("origin", "rangefinder"),
+}
 
 
 def is_atari(env_id: str) -> bool:
     """Whether it is a game of the Arcade Learning Environment, ``ALE/Pong-v5``."""
-    return _ATARI.fullmatch(env_id) is not None
+    return env_id.startswith("ALE/")
 
 
 def is_dm_control(env_id: str) -> bool:
@@ -20,11 +40,17 @@ def is_dm_control(env_id: str) -> bool:
 
 def envpool_id(env_id: str) -> str:
     """What EnvPool calls it, if it has it: ``Pong-v5``, ``CheetahRun-v1``; other ids as they are."""
-    if game := _ATARI.fullmatch(env_id):
-        return f"{game[1]}-v5"
+    if game := _GAME.fullmatch(env_id):
+        return f"{_SPELT_OTHERWISE.get(game[1], game[1])}-v5"
     if task := _DM_CONTROL.fullmatch(env_id):
         return f"{_camel(task[1])}{_camel(task[2])}-v1"
     return env_id
+
+
+def leaves_of_other_tasks(env_id: str) -> frozenset[str]:
+    """Leaves of EnvPool's observation that DM Control's task of that id does not have."""
+    task = _DM_CONTROL.fullmatch(env_id)
+    return frozenset(_OF_OTHER_TASKS.get((task[1], task[2]), ())) if task else frozenset()
 
 
 def _camel(words: str) -> str:

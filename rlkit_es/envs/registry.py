@@ -15,7 +15,7 @@ from gymnasium.envs import registration
 from rlkit_es.envs.ale_backend import AleVectorEnv, register_ale
 from rlkit_es.envs.envpool_backend import EnvPoolVectorEnv, envpool_ids
 from rlkit_es.envs.gymnasium_backend import make_gymnasium
-from rlkit_es.envs.ids import envpool_id, is_atari, is_dm_control
+from rlkit_es.envs.ids import envpool_id, is_atari, is_dm_control, leaves_of_other_tasks
 from rlkit_es.envs.vector_env import VectorEnv
 from rlkit_es.errors import UserError, first_line, suggestion
 
@@ -52,7 +52,8 @@ def choose_backend(env_id: str, backend: Backend, num_envs: int | None = None) -
     if backend == "envpool":
         _require_envpool(own_id, in_envpool)
         return backend, "as asked"
-    if backend == "auto" and in_envpool and num_envs == 1 and env_id in gym.registry:
+    in_gymnasium = env_id in gym.registry and not is_dm_control(env_id)  # which is much slower there
+    if backend == "auto" and in_envpool and num_envs == 1 and in_gymnasium:
         return "gymnasium", "one environment alone is faster in this process than in a thread of EnvPool"
     if backend == "auto" and in_envpool:
         named = "has this id" if own_id == env_id else f"has this task, as {own_id},"
@@ -109,7 +110,8 @@ def _make(env_id: str, size: int, backend: Backend, threads: int, atari: AtariSe
         return AleVectorEnv(env_id, size, threads, **atari._asdict())
     if backend == "envpool":
         if not is_atari(env_id):
-            return EnvPoolVectorEnv(envpool_id(env_id), size, threads)
+            left_out = leaves_of_other_tasks(env_id)
+            return EnvPoolVectorEnv(envpool_id(env_id), size, threads, leaves_out=left_out)
         settings = {"repeat_action_probability": atari.sticky_actions, "max_episode_steps": 27_000}
         return EnvPoolVectorEnv(
             envpool_id(env_id), size, threads, settings=settings, episodic_life=atari.episodic_life

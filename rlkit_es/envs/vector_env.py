@@ -83,8 +83,8 @@ class Lives:
     def __init__(self, lives: np.ndarray) -> None:
         self._left = lives
 
-    def lost(self, lives: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """(N,) bool: one was lost in this step, and the game did not end with it (``ended``)."""
-        lost: np.ndarray = (lives < self._left) & ~ended
+    def lost(self, lives: np.ndarray, outside: np.ndarray) -> np.ndarray:
+        """(N,) bool: one was lost in this step, which is none that ends or begins a game (``outside``)."""
+        lost: np.ndarray = (lives < self._left) & ~outside
         self._left = lives
         return lost

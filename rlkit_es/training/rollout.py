@@ -114,8 +114,9 @@ class _Group:
         """Take in the step that was begun, if one was."""
         if len(self._actions) > len(self._steps):
             step = self.envs.recv()
-            self._steps.append(step)
             self.observation = step.observation.to(self.observation.device)
+            # The observation goes to `_seen`, and is not kept twice.
+            self._steps.append(step._replace(observation=self.observation.new_empty(0)))
 
     def finish(self) -> dict[str, Tensor]:
         """The rollout so far but for its observations, by field; the next one begins where it ends."""

@@ -3,16 +3,19 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from toy_envs import Spaces
 
 from rlkit_es.algorithms import PPO
 from rlkit_es.envs.gymnasium_backend import GymnasiumVectorEnv
-from rlkit_es.envs.spaces import action_spec, flattener, observation_spec
+from rlkit_es.envs.registry import make_vector_envs
+from rlkit_es.envs.spaces import action_spec, batch_of_one, flattener, observation_spec
 from rlkit_es.errors import UserError
 
 STATE, TORQUE = Box(-1, 1, (2,), np.float32), Box(-1, 1, (1,), np.float32)
+PICTURE = Box(0, 255, (8, 6, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +25,10 @@ STATE, TORQUE = Box(-1, 1, (2,), np.float32), Box(-1, 1, (1,), np.float32)
         (MultiBinary(4), TORQUE, "FlattenObservation"),
         (Tuple([STATE, STATE]), TORQUE, "FlattenObservation"),
         (Dict({"a": STATE, "b": Discrete(3)}), TORQUE, "FlattenObservation"),
-        (Box(0, 255, (8, 8, 3), np.uint8), TORQUE, "FlattenObservation"),
+        (Box(0, 255, (4, 8, 8, 3), np.uint8), TORQUE, "GrayscaleObservation"),
+        (Box(0, 255, (4, 8, 8, 3), np.uint8), TORQUE, "FlattenObservation"),
+        (Dict({"a": STATE, "b": PICTURE}), TORQUE, "FlattenObservation"),
+        (Dict({"a": STATE, "b": Dict({"c": Box(0, 255, (8, 8), np.uint8)})}), TORQUE, "FlattenObservation"),
         (STATE, MultiDiscrete([2, 3]), "TransformAction"),
         (STATE, MultiBinary(3), "TransformAction"),
         (STATE, Tuple([TORQUE, TORQUE]), "TransformAction"),
@@ -51,10 +57,134 @@ def test_unsupported_spaces_are_refused_by_the_algorithm(monkeypatch: pytest.Mon
         del gym.registry["ToyDiscrete-v0"]
 
 
-def test_envpool_pixels_are_refused() -> None:
+@pytest.mark.parametrize(
+    "picture", [PICTURE, Box(0, 255, (35, 84), np.uint8), Box(0, 255, (3, 84, 35), np.uint8)], ids=str
+)
+def test_pictures_too_small_for_the_network_are_refused_by_the_policy(picture: Box) -> None:
+    GymnasiumVectorEnv(SyncVectorEnv([lambda: Spaces(picture, TORQUE)]))
+    gym.register("ToyPicture-v0", lambda: Spaces(picture, TORQUE), disable_env_checker=True)
+    try:
+        with pytest.raises(UserError, match=r"gymnasium\.wrappers\.ResizeObservation") as refused:
+            PPO("ToyPicture-v0", num_envs=2)
+    finally:
+        del gym.registry["ToyPicture-v0"]
+    assert "\n" not in str(refused.value)
+
+
+def test_the_way_out_of_a_picture_that_is_too_small() -> None:
+    large = gym.wrappers.ResizeObservation(Spaces(PICTURE, TORQUE), (36, 40))
+    envs = GymnasiumVectorEnv(SyncVectorEnv([lambda: large]))
+    assert envs.observation.shape == (3, 36, 40)
+    assert envs.reset([0]).shape == (1, 3, 36, 40)
+
+
+def test_the_way_out_of_a_stack_of_coloured_pictures() -> None:
+    def stack(env: gym.Env) -> gym.Env:
+        return gym.wrappers.FrameStackObservation(env, 4)
+
+    with pytest.raises(UserError, match=r"gymnasium\.wrappers\.GrayscaleObservation before"):
+        GymnasiumVectorEnv(SyncVectorEnv([lambda: stack(Spaces(PICTURE, TORQUE))]))
+    grey = gym.wrappers.GrayscaleObservation(Spaces(PICTURE, TORQUE))
+    envs = GymnasiumVectorEnv(SyncVectorEnv([lambda: stack(grey)]))
+    assert envs.reset([0]).shape == (1, 4, 8, 6)
+    assert envs.observation.shape == (4, 8, 6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((8, 6), (1, 8, 6)),
+        ((8, 6, 3), (3, 8, 6)),
+        ((8, 6, 1), (1, 8, 6)),
+        ((4, 8, 6), (4, 8, 6)),
+        ((1, 8, 6), (1, 8, 6)),
+        ((84, 84, 4), (4, 84, 84)),
+    ],
+)
+def test_the_channels_of_a_picture_come_first(shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    space = Box(0, 255, shape, np.uint8)
+    spec = observation_spec(space)
+    assert (spec.shape, spec.pixels, spec.size, spec.dtype) == (expected, True, np.prod(shape), torch.uint8)
+    batch = gym.vector.utils.batch_space(space, 5).sample()
+    pictures = flattener(space, 5)(batch)
+    assert pictures.shape == (5, *expected)
+    assert pictures.dtype == np.uint8
+    assert pictures.flags.c_contiguous
+    for picture, original in zip(pictures, batch, strict=True):
+        if len(shape) == 2:
+            assert np.array_equal(picture[0], original)
+        elif expected == shape:
+            assert np.array_equal(picture, original)
+        else:
+            for channel in range(expected[0]):
+                assert np.array_equal(picture[channel], original[..., channel])
+
+
+@pytest.mark.parametrize("space", [Box(0, 1, (8, 6, 3), np.float32), Box(0, 255, (48,), np.uint8)], ids=str)
+def test_only_bytes_of_two_dimensions_or_three_are_a_picture(space: Box) -> None:
+    spec = observation_spec(space)
+    assert (spec.shape, spec.pixels, spec.dtype) == ((np.prod(space.shape),), False, torch.float32)
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (8, 6, 3), (3, 8, 6)])
+def test_pictures_of_gymnasium_are_the_environments_own_and_not_overwritten(shape: tuple[int, ...]) -> None:
+    def make() -> Spaces:
+        return Spaces(Box(0, 255, shape, np.uint8), TORQUE)
+
+    envs = GymnasiumVectorEnv(SyncVectorEnv([make, make]))
+    plain = [make(), make()]
+    flatten = flattener(plain[0].observation_space, 1)
+    kept = [envs.reset([1, 2])]
+    expected = [[env.reset(seed=seed)[0] for env, seed in zip(plain, (1, 2), strict=True)]]
+    for _ in range(4):
+        envs.send(torch.zeros(2, 1))
+        kept.append(envs.recv().observation)
+        expected.append([env.step(np.zeros(1, np.float32))[0] for env in plain])
+    for pictures, originals in zip(kept, expected, strict=True):
+        assert pictures.dtype == torch.uint8
+        for picture, original in zip(pictures, originals, strict=True):
+            assert np.array_equal(picture, flatten(original[None])[0])
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_the_final_picture_of_an_episode(mode: AutoresetMode) -> None:
+    def seen(space: Box) -> tuple[torch.Tensor, torch.Tensor | None]:
+        env = Spaces(space, TORQUE, length=2)
+        envs = GymnasiumVectorEnv(SyncVectorEnv([lambda: env], autoreset_mode=mode))
+        envs.reset([3])
+        for _ in range(2):
+            envs.send(torch.zeros(1, 1))
+            step = envs.recv()
+        assert step.terminated.all()
+        return step.observation, step.final_observation
+
+    env = Spaces(Box(0, 255, (8, 6, 3), np.uint8), TORQUE)
+    env.reset(seed=3)
+    last = [env.step(np.zeros(1, np.float32))[0] for _ in range(2)][-1]
+    observation, final = seen(Box(0, 255, (8, 6, 3), np.uint8))
+    true = observation if mode is AutoresetMode.NEXT_STEP else final
+    assert true is not None
+    assert true.dtype == torch.uint8
+    assert np.array_equal(true[0], np.moveaxis(last, -1, 0))
+
+
+def test_envpools_atari_is_a_picture() -> None:
     pytest.importorskip("envpool")
-    with pytest.raises(UserError, match="convolutional"):
-        PPO("Pong-v5", num_envs=2)
+    (envs,) = make_vector_envs("Pong-v5", 1, backend="envpool")
+    assert envs.observation.pixels
+    assert envs.reset([0]).shape == (1, 4, 84, 84)
+    envs.close()
+
+
+def test_a_batch_of_one() -> None:
+    space = Dict({"b": STATE, "a": Dict({"c": Box(-1, 1, (2, 2), np.float32)})})
+    sample = space.sample()
+    batch = batch_of_one(sample)
+    assert batch["b"].shape == (1, 2)
+    assert batch["a"]["c"].shape == (1, 2, 2)
+    flat = flattener(space, 1)(batch)
+    assert np.array_equal(flat[0], np.r_[sample["a"]["c"].ravel(), sample["b"]])
+    assert batch_of_one(PICTURE.sample()).shape == (1, *PICTURE.shape)
 
 
 def test_flattened_pixels_are_accepted() -> None:
