@@ -137,6 +137,8 @@ class Algorithm:
             one = ", ".join(map(str, spec.shape))
             shapes = f"({one},) or (N, {one})" if len(spec.shape) == 1 else f"({one}) or (N, {one})"
             raise UserError(f"observation must have shape {shapes}, got {array.shape}")
+        if spec.pixels and not np.issubdtype(array.dtype, np.integer):
+            raise UserError(f"pictures must be uint8, 0 to 255, got {array.dtype}: leave them as they are")
         array = array.astype(np.uint8 if spec.pixels else np.float32, copy=False)
         batch = torch.from_numpy(array if batched else array[None]).to(self._trainer.device)
         noise = None

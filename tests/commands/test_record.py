@@ -117,6 +117,17 @@ def test_mujoco_is_recorded_without_a_display(cheetah: Path, capsys: pytest.Capt
         assert reader.get_data(6).std() > 10  # there is something in the picture
 
 
+def test_atari_is_recorded_in_its_own_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--algo", "ppo", "--env", "ALE/Breakout-v5", "--backend", "auto", "--total-steps", "128")
+    directory = small_runs.train(tmp_path / "run", *arguments, "--eval-episodes", "0")
+    assert cli.main(["record", str(directory), "--output", "b.mp4", "--max-steps", "5"]) == 0
+    assert "wrote b.mp4: 6 frames" in capsys.readouterr().out
+    assert frames_of(Path("b.mp4"))[::2] == (6, (160, 210))
+    with closing(imageio.v2.get_reader("b.mp4")) as reader:
+        red, _, blue = (reader.get_data(5)[..., channel].astype(int) for channel in range(3))
+    assert abs(red - blue).max() > 100  # no grey frame of the network's
+
+
 @pytest.mark.usefixtures("_pygame")
 def test_an_interrupted_recording_leaves_nothing(
     cartpole: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

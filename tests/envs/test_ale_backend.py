@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlkit_es.envs.ale_backend import AleVectorEnv
+from rlkit_es.envs.ale_backend import AleVectorEnv, make_game
 from rlkit_es.envs.registry import AtariSettings, choose_backend, make_vector_envs
 from rlkit_es.envs.vector_env import Lives, Step
 from rlkit_es.errors import UserError
@@ -324,3 +324,23 @@ def test_ale_serves_nothing_else(env_id: str) -> None:
     with pytest.raises(UserError, match="backend ale is for Atari") as refused:
         choose_backend(env_id, "ale")
     assert repr(env_id) in str(refused.value)
+
+
+@pytest.mark.parametrize(("game", "env_id"), [("breakout", "ALE/Breakout-v5"), ("pong", "ALE/Pong-v5")])
+def test_a_game_that_can_be_drawn_shows_the_same_pictures(game: str, env_id: str) -> None:
+    drawn = make_game(env_id, 0.0, "rgb_array")
+    drawn.get_wrapper_attr("env").noop_max = 0  # each draws its own number of them
+    plain = vector_env.AtariVectorEnv(game, 1, reward_clipping=False, noop_max=0)
+    (first,), _ = plain.reset(seed=np.array([3]))
+    observation, _ = drawn.reset(seed=3)
+    assert np.array_equal(observation, first)
+    rng = np.random.default_rng(0)
+    for action in rng.integers(plain.single_action_space.n, size=150):
+        (expected,), (reward,), (over,), _, _ = plain.step(np.array([action]))
+        observation, drawn_reward, drawn_over, _, _ = drawn.step(action)
+        assert np.array_equal(observation, expected)
+        assert (drawn_reward, drawn_over) == (reward, over)
+        if over:
+            break
+    assert drawn.render().shape == (210, 160, 3)
+    drawn.close()

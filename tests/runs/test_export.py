@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from toy_envs import Spaces
 
 from rlkit_es.errors import UserError
+from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.models.encoders import ENCODERS, Encoder
 from rlkit_es.models.networks import NETWORKS
 from rlkit_es.runs.export import (
     SUFFIXES,
@@ -39,6 +41,8 @@ LEAVES = {"hand": Box(-1, 1, (2, 2)), "eye": Box(-9, 9, (3,), np.float64)}
 TOYS = {
     "ToyDict-v0": (Dict(LEAVES), Box(np.array([[-3, 0, 1], [-1, -1, -9]], np.float32), 9.0, (2, 3))),
     "ToyCountsFrom-v0": (Box(-5, 5, (4,)), Discrete(5, start=-2)),
+    "ToyPicture-v0": (Box(0, 255, (36, 40, 2), np.uint8), Discrete(5, start=-2)),
+    "ToyPictureBox-v0": (Box(0, 255, (1, 37, 36), np.uint8), Box(-3, 2, (2, 3))),
     "ToyUnbounded-v0": (Box(-np.inf, np.inf, (2,)), Box(-np.inf, np.inf, (2,), np.float64)),
 }
 CASES: dict[str, dict[str, Any]] = {
@@ -55,7 +59,12 @@ CASES: dict[str, dict[str, Any]] = {
     "counts from -2": {"env": "ToyCountsFrom-v0"},
     "no bounds": {"env": "ToyUnbounded-v0"},
     "network of one's own": {"env": "Pendulum-v1", "network": "gated"},
+    "pictures": {"env": "ToyPicture-v0", "precision": "float32"},
+    "pictures, trained in bfloat16": {"env": "ToyPicture-v0", "precision": "bfloat16"},
+    "pictures, matrix of actions, two encoders": {"env": "ToyPictureBox-v0", "share_encoder": False},
+    "pictures, encoder of one's own": {"env": "ToyPictureBox-v0", "encoder": "coarse"},
 }
+PICTURES = [case for case in CASES if case.startswith("pictures")]
 
 
 class Gated(nn.Module):
@@ -85,6 +94,17 @@ class Noisy(Gated):
         return super().forward(x) + torch.randn_like(x[..., :1])
 
 
+class Coarse(nn.Module):
+    """12 numbers of a picture, by a convolution of strides that do not overlap."""
+
+    def __init__(self, shape: tuple[int, ...], generator: torch.Generator) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(shape[0], 3, 18, stride=18)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return self.convolution(picture / 255).flatten(1)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _registered() -> Iterator[None]:
     own = {"gated": Gated, "undecided": Undecided, "noisy": Noisy}
@@ -92,7 +112,9 @@ def _registered() -> Iterator[None]:
         made = {"observation_space": observation, "action_space": action}
         gym.register(env_id, Spaces, kwargs=made, disable_env_checker=True)
     NETWORKS.update(own)
+    ENCODERS["coarse"] = Coarse
     yield
+    del ENCODERS["coarse"]
     for name in own:
         del NETWORKS[name]
     for env_id in TOYS:
@@ -110,7 +132,8 @@ def trained(**settings: Any) -> Trainer:
     trainer.close()
     with torch.no_grad():
         for parameter in trainer.policy.actor.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
+            size = 0.2 if parameter.ndim < 3 and parameter.numel() < 10_000 else 0.02
+            parameter.add_(size * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
     return trainer
 
 
@@ -123,14 +146,29 @@ def export(trainer: Trainer, path: Path, format: Format) -> float | None:
     return export_policy(trainer.policy, trainer.spaces.observation, path, format, METADATA)
 
 
+def in_float32(policy: ActorCritic) -> ActorCritic:
+    """A copy with the arithmetic that every file has."""
+    policy = copy.deepcopy(policy)
+    for module in policy.modules():
+        if isinstance(module, Encoder):
+            module.precision = "float32"
+    return policy
+
+
 def here(trainer: Trainer, observation: np.ndarray) -> np.ndarray:
     with torch.no_grad():
-        policy = trainer.policy
+        policy = in_float32(trainer.policy)
         return policy.env_action(policy.act(torch.from_numpy(observation), None)).numpy()
 
 
 def batches(trainer: Trainer) -> list[np.ndarray]:
-    rng, size = np.random.default_rng(0), trainer.spaces.observation.size
+    rng, spec = np.random.default_rng(0), trainer.spaces.observation
+    size = spec.size
+    if spec.pixels:
+        channels, height, width = spec.shape
+        coarse = [rng.integers(0, 256, (rows, channels, 3, 3)) for rows in (1, 7, 65)]
+        large = [np.kron(x, np.ones((1, 1, 14, 14))) for x in coarse]
+        return [x[:, :, :height, :width].astype(np.uint8) for x in large]
     shapes = [(1, 1.0), (7, 1.0), (7, 30.0), (2, 0.0), (33, 1e-3)]
     return [rng.normal(0, scale, (rows, size)).astype(np.float32) for rows, scale in shapes]
 
@@ -208,6 +246,40 @@ def test_the_file_has_no_more_in_it_than_the_actor(format: Format) -> None:
     assert 4 * actor < Path("policy").stat().st_size < 4 * actor + 60_000
 
 
+def test_pictures_go_in_as_bytes(trainers: dict[str, Trainer]) -> None:
+    export(trainers["pictures"], Path("policy.onnx"), "onnx")
+    session = onnxruntime.InferenceSession("policy.onnx", providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    assert given.type == "tensor(uint8)"
+    assert given.shape[1:] == [2, 36, 40]
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_actions_differ_with_the_picture(trainers: dict[str, Trainer], case: str) -> None:
+    *_, seen = batches(trainers[case])
+    assert seen.dtype == np.uint8
+    assert len(np.unique(here(trainers[case], seen), axis=0)) > 1
+
+
+def test_exporting_leaves_the_policy_in_its_own_precision(trainers: dict[str, Trainer]) -> None:
+    policy = trainers["pictures, trained in bfloat16"].policy
+    before = {name: x.clone() for name, x in policy.state_dict().items()}
+    export(trainers["pictures, trained in bfloat16"], Path("policy"), "torchscript")
+    assert {module.precision for module in policy.modules() if isinstance(module, Encoder)} == {"bfloat16"}
+    assert all(torch.equal(x, before[name]) for name, x in policy.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("case", "format"), [("pictures", "onnx"), ("pictures, matrix of actions, two encoders", "torchscript")]
+)
+def test_the_file_of_a_policy_of_pictures_has_no_more_in_it_than_the_actor(
+    trainers: dict[str, Trainer], case: str, format: Format
+) -> None:
+    export(trainers[case], Path("policy"), format)
+    actor = sum(parameter.numel() for parameter in trainers[case].policy.actor.parameters())
+    assert 4 * actor < Path("policy").stat().st_size < 4 * actor + 60_000
+
+
 @pytest.mark.parametrize(
     ("network", "format", "message"),
     [
@@ -264,10 +336,12 @@ def test_every_format_has_a_suffix() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", ["scaled onto the bounds", "discrete", "counts from -2", "no bounds"])
+@pytest.mark.parametrize(
+    "case", ["scaled onto the bounds", "discrete", "counts from -2", "no bounds", "pictures"]
+)
 def test_differences_are_found(trainers: dict[str, Trainer], case: str) -> None:
     trainer = trainers[case]
-    size = trainer.spaces.observation.size
+    spec = trainer.spaces.observation
     policy, module = trainer.policy, DeterministicPolicy(trainer.policy)
 
     def same(observation: np.ndarray) -> np.ndarray:
@@ -282,29 +356,41 @@ def test_differences_are_found(trainers: dict[str, Trainer], case: str) -> None:
             action[len(action) // 2] += 1e-3
         return action
 
-    assert largest_difference(policy, size, same) == 0
-    assert largest_difference(policy, size, one_row_otherwise) > 1e-5
-    assert largest_difference(policy, size, lambda x: same(x)[:1]) == np.inf
-    assert largest_difference(policy, size, lambda x: same(x).astype(np.int32)) == np.inf
+    assert largest_difference(policy, spec, same) == 0
+    assert largest_difference(policy, spec, one_row_otherwise) > 1e-5
+    assert largest_difference(policy, spec, lambda x: same(x)[:1]) == np.inf
+    assert largest_difference(policy, spec, lambda x: same(x).astype(np.int32)) == np.inf
     if policy.action.discrete:
-        assert largest_difference(policy, size, lambda x: same(x) + 100) == np.inf
+        assert largest_difference(policy, spec, lambda x: same(x) + 100) == np.inf
     else:
-        assert largest_difference(policy, size, lambda x: same(x) * np.float32(np.nan)) == np.inf
+        assert largest_difference(policy, spec, lambda x: same(x) * np.float32(np.nan)) == np.inf
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", CASES)
+def test_a_policy_that_does_not_look_is_found_out(trainers: dict[str, Trainer], case: str) -> None:
+    policy, spec = in_float32(trainers[case].policy), trainers[case].spaces.observation
+    module = DeterministicPolicy(policy)
+
+    def blind(observation: np.ndarray) -> np.ndarray:
+        return module(torch.from_numpy(np.repeat(observation[:1], len(observation), 0))).numpy()
+
+    assert largest_difference(policy, spec, blind) > 1e-3
 
 
 @pytest.mark.parametrize("case", ["no bounds", "discrete, no normaliser"])
 def test_what_float32_loses_is_no_difference(trainers: dict[str, Trainer], case: str) -> None:
-    policy, size = copy.deepcopy(trainers[case].policy), trainers[case].spaces.observation.size
-    assert rounding(policy, size) < 1e-4
+    policy, spec = copy.deepcopy(trainers[case].policy), trainers[case].spaces.observation
+    assert rounding(policy, spec) < 1e-4
     with torch.no_grad():
         for parameter in policy.actor.parameters():
             parameter.mul_(10)
-    assert 1e-6 < rounding(policy, size) < 1e-1
-    difference = export_policy(policy, size, Path("policy.onnx"), "onnx", METADATA)
+    assert 1e-6 < rounding(policy, spec) < 1e-1
+    difference = export_policy(policy, spec, Path("policy.onnx"), "onnx", METADATA)
     assert difference is not None
     assert difference < 1e-1
 
 
 def test_noise_is_no_rounding() -> None:
     noisy = trained(env="Pendulum-v1", network="noisy")
-    assert rounding(noisy.policy, 3) == 0
+    assert rounding(noisy.policy, noisy.spaces.observation) == 0
