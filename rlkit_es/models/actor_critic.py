@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from rlkit_es.errors import look_up
 from rlkit_es.models.distributions import make_distribution
-from rlkit_es.models.encoders import ENCODERS, Encoded, Encoder, Precision
-from rlkit_es.models.networks import NETWORKS, CategoricalActor, Critic, GaussianActor, WithFeatures
+from rlkit_es.models.encoders import ENCODERS, Encoder, Precision
+from rlkit_es.models.networks import NETWORKS, CategoricalActor, Critic, Encoded, GaussianActor, WithFeatures
 from rlkit_es.models.normalizers import ObservationNormalizer
 from rlkit_es.types import ActionSpec, ObservationSpec
 

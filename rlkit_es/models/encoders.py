@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -53,20 +53,35 @@ class NatureCNN(nn.Module):
             channels = outputs
         last = torch.empty(_FEATURES, height * width * channels)
         nn.init.orthogonal_(last, _GAIN, generator=generator)
-        self.last_weight = nn.Parameter(last)
-        self.last_bias = nn.Parameter(torch.zeros(_FEATURES))
+        self.weight_last = nn.Parameter(last)
+        self.bias_last = nn.Parameter(torch.zeros(_FEATURES))
 
     def forward(self, picture: Tensor) -> Tensor:
         """(M, C, H, W) of 0 to 255 to (M, 512)."""
         kind = picture.device.type
         half = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if half else self.last_bias.dtype
-        x = picture.to(dtype=dtype, memory_format=torch.channels_last) * (1 / 255)
-        for i, (_, _, stride) in enumerate(_LAYERS):
-            weight, bias = (getattr(self, f"{name}_{i}") for name in ("weight", "bias"))
-            x = torch.relu(functional.conv2d(x, weight.permute(0, 3, 1, 2), bias, stride))
-        x = x.permute(0, 2, 3, 1).flatten(1)  # as it lies
-        return torch.relu(functional.linear(x, self.last_weight, self.last_bias))
+        return _features(picture, self._layers(torch.get_autocast_dtype(kind) if half else None))
+
+    def frozen(self, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """The same function in that arithmetic, with the weights as they are now, converted beforehand."""
+        layers = self._layers(dtype)
+        return lambda picture: _features(picture, layers).to(self.bias_last.dtype)
+
+    def _layers(self, dtype: torch.dtype | None) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each, in that type or in their own."""
+        names = (*(str(i) for i in range(len(_LAYERS))), "last")
+        pairs = ((getattr(self, f"weight_{name}"), getattr(self, f"bias_{name}")) for name in names)
+        return [(weight.to(dtype or weight.dtype), bias.to(dtype or bias.dtype)) for weight, bias in pairs]
+
+
+def _features(picture: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """(M, C, H, W) of 0 to 255 to (M, F) in the layers' type."""
+    *convolutions, (last_weight, last_bias) = layers
+    x = picture.to(dtype=last_bias.dtype, memory_format=torch.channels_last) * (1 / 255)
+    for (weight, bias), (_, _, stride) in zip(convolutions, _LAYERS, strict=True):
+        x = torch.relu(functional.conv2d(x, weight.permute(0, 3, 1, 2), bias, stride))
+    x = x.permute(0, 2, 3, 1).flatten(1)  # as it lies
+    return torch.relu(functional.linear(x, last_weight, last_bias))
 
 
 def weights_of_nature_cnn(shape: tuple[int, ...]) -> int:
@@ -106,26 +121,18 @@ class Encoder(nn.Module):
         with torch.autocast(kind, torch.bfloat16, cache_enabled=False):
             return self._in_chunks(picture).float()
 
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """The same function without gradients, for as long as the parameters stay as they are."""
+        if not isinstance(self.network, NatureCNN):
+            return self
+        return self.network.frozen(arithmetic(self.precision, self.network.bias_last.device.type))
+
     def _in_chunks(self, picture: Tensor) -> Tensor:
         whole = torch.is_grad_enabled() or torch.compiler.is_exporting()
         if whole or len(picture) <= _CHUNK:
             features: Tensor = self.network(picture)
             return features
         return torch.cat([self.network(chunk) for chunk in torch.split(picture, _CHUNK)])
-
-
-class Encoded(nn.Module):
-    """A network on top of an encoder."""
-
-    def __init__(self, encoder: nn.Module, network: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.network = network
-
-    def forward(self, picture: Tensor) -> Tensor:
-        """(M, C, H, W) to (M, outputs)."""
-        outputs: Tensor = self.network(self.encoder(picture))
-        return outputs
 
 
 @functools.cache

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlkit_es.models.encoders import Encoder
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": torch.relu,
@@ -68,13 +70,32 @@ class MLP(nn.Module):
         return run
 
 
+class Encoded(nn.Module):
+    """A network on top of an encoder."""
+
+    def __init__(self, encoder: Encoder, network: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.network = network
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """(M, C, H, W) to (M, outputs)."""
+        outputs: Tensor = self.network(self.encoder(picture))
+        return outputs
+
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """The same function without gradients, for as long as the parameters stay as they are."""
+        encode, run = self.encoder.frozen(), frozen(self.network)
+        return lambda picture: run(encode(picture))
+
+
 # A constructor takes the arguments of `MLP`; a module of the user's own need not have `MLP.frozen`.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP}
 
 
 def frozen(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """The network as a function, for as long as its parameters stay as they are."""
-    return network.frozen() if isinstance(network, MLP) else network
+    return network.frozen() if isinstance(network, MLP | Encoded) else network
 
 
 class GaussianActor(nn.Module):

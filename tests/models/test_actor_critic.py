@@ -8,7 +8,8 @@ from torch import Tensor
 
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
-from rlkit_es.models.encoders import Encoded, Encoder
+from rlkit_es.models.encoders import Encoder
+from rlkit_es.models.networks import Encoded
 from rlkit_es.types import ActionSpec, ObservationSpec
 
 INF = math.inf

@@ -42,8 +42,8 @@ def plain(network: NatureCNN, shape: tuple[int, ...]) -> nn.Sequential:
         for i, convolution in enumerate(convolutions):
             convolution.weight.copy_(getattr(network, f"weight_{i}").permute(0, 3, 1, 2))
             convolution.bias.copy_(getattr(network, f"bias_{i}"))
-        last.weight.copy_(network.last_weight)
-        last.bias.copy_(network.last_bias)
+        last.weight.copy_(network.weight_last)
+        last.bias.copy_(network.bias_last)
     return nn.Sequential(flat, last, nn.ReLU())
 
 
@@ -69,7 +69,7 @@ def test_its_gradient_is_that_of_the_plain_network() -> None:
         found = getattr(network, f"weight_{i}").grad.permute(0, 3, 1, 2)
         torch.testing.assert_close(found, convolution.weight.grad)
         torch.testing.assert_close(getattr(network, f"bias_{i}").grad, convolution.bias.grad)
-    torch.testing.assert_close(network.last_weight.grad, other[1].weight.grad)
+    torch.testing.assert_close(network.weight_last.grad, other[1].weight.grad)
 
 
 @every_shape
@@ -170,8 +170,8 @@ def test_bfloat16_keeps_no_weights_from_one_call_to_the_next() -> None:
     encoder, given = Encoder(make(), "bfloat16"), pictures(3)
     with torch.autocast("cpu", torch.bfloat16):  # whose cache a call inside could fill
         before = encoder(given)
-        encoder.network.last_weight.mul_(2)
-        encoder.network.last_bias.mul_(2)
+        encoder.network.weight_last.mul_(2)
+        encoder.network.bias_last.mul_(2)
         after = encoder(given)
     torch.testing.assert_close(after, 2 * before, rtol=1e-2, atol=1e-3)
 
