@@ -41,6 +41,8 @@ class Rollout(NamedTuple):
     truncated: Tensor  # (T, N) bool: the clock ended, so s_{t+1} is bootstrapped from
     valid: Tensor  # (T, N) bool: False where an autoreset ignored the action
     life_lost: Tensor  # (T, N) bool: terminated for learning, while the game and its score go on
+    behaviour: Tensor | None = None  # (T, N, D) parameters that the actions are from, where they were kept
+    value: Tensor | None = None  # (T, N) V(s_t), with them
 
     @property
     def done(self) -> Tensor:

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from rlkit_es.errors import look_up
 from rlkit_es.models.distributions import make_distribution
 from rlkit_es.models.encoders import ENCODERS, Encoder, Precision
-from rlkit_es.models.networks import NETWORKS, CategoricalActor, Critic, Encoded, GaussianActor, WithFeatures
+from rlkit_es.models.networks import (
+    NETWORKS,
+    CategoricalActor,
+    Critic,
+    Encoded,
+    GaussianActor,
+    WithFeatures,
+    frozen,
+)
 from rlkit_es.models.normalizers import ObservationNormalizer
 from rlkit_es.types import ActionSpec, ObservationSpec
 
@@ -144,6 +152,26 @@ class ActorCritic(nn.Module):
         def act(observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
             action = sample(normalize(observation), noise)
             return action, env_action(action)
+
+        return act
+
+    def frozen_evaluating(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """`frozen` for a shared encoder, with what `evaluate` gives: on features it costs next to nothing.
+
+        Returns:
+            a function from raw observations (N, C, H, W) and noise to the action, what the environment
+            receives for it, parameters (N, D) and values (N,).
+        """
+        encoded: Any = self.actor.network
+        encode, actor, critic = (
+            frozen(part) for part in (encoded.encoder, encoded.network, self.critic.network)
+        )
+
+        def act(observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            features = encode(observation)
+            parameters = self.actor.parameters_of(actor(features))
+            action = self.distribution.sample(parameters, noise)
+            return action, self.env_action(action), parameters, critic(features).squeeze(-1)
 
         return act
 

@@ -95,7 +95,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP}
 
 def frozen(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """The network as a function, for as long as its parameters stay as they are."""
-    return network.frozen() if isinstance(network, MLP | Encoded) else network
+    return network.frozen() if isinstance(network, MLP | Encoded | Encoder) else network
 
 
 class GaussianActor(nn.Module):

@@ -64,7 +64,7 @@ class RolloutCollector:
             group.start(columns)
         noise = policy.distribution.noise((self.steps, sum(self._sizes)), self.generator).to(self.device)
         group_noise = [part.contiguous().unbind(0) for part in torch.split(noise, self._sizes, dim=1)]
-        act = policy.frozen()
+        act = policy.frozen_evaluating() if policy.shares_encoder else policy.frozen()
         for t in range(self.steps):
             for group, noises in zip(self._groups, group_noise, strict=True):
                 group.wait()
@@ -104,10 +104,17 @@ class _Group:
         """Begin a rollout whose observations go to ``seen`` (T + 1, N, ...)."""
         self._seen = seen
 
-    def begin(self, action: Tensor, env_action: Tensor) -> None:
-        """Begin a step; ``action`` is stored, ``env_action`` is what the environments receive."""
+    def begin(self, action: Tensor, env_action: Tensor, *outputs: Tensor) -> None:
+        """Begin a step; ``env_action`` is what the environments receive, the rest is stored.
+
+        Args:
+            action: unclipped.
+            env_action: within the bounds.
+            outputs: none, or the distribution's parameters and the values.
+        """
         self._seen[len(self._actions)] = self.observation
         self._actions.append(action)
+        self._outputs.append(outputs)
         self.envs.send(env_action.to(self.envs.device))
 
     def wait(self) -> None:
@@ -129,7 +136,9 @@ class _Group:
         }
         lost = [step.life_lost for step in self._steps if step.life_lost is not None]
         life_lost = torch.stack(lost).to(device) if lost else torch.zeros_like(fields["valid"])
-        return {"action": torch.stack(self._actions), **fields, "life_lost": life_lost}
+        outputs = map(torch.stack, zip(*self._outputs, strict=True))
+        kept = dict(zip(("behaviour", "value"), outputs, strict=False))
+        return {"action": torch.stack(self._actions), **fields, "life_lost": life_lost, **kept}
 
     def final_observations(self) -> dict[int, Tensor]:
         """By row, of the steps that have a true next observation of their own."""
@@ -142,6 +151,7 @@ class _Group:
     def clear(self) -> None:
         """Forget the rollout."""
         self._actions: list[Tensor] = []
+        self._outputs: list[tuple[Tensor, ...]] = []
         self._steps: list[Step] = []
 
 
@@ -192,8 +202,11 @@ def prepare_batch(
         the batch, and the explained variance of the critic before its update.
     """
     observation = policy.normalize(rollout.observation).flatten(0, 1)
-    behaviour, value = policy.evaluate(observation)
-    value = value.view_as(rollout.reward)
+    if rollout.behaviour is None or rollout.value is None:
+        behaviour, value = policy.evaluate(observation)
+        value = value.view_as(rollout.reward)
+    else:
+        behaviour, value = rollout.behaviour.flatten(0, 1), rollout.value
     next_value = _next_values(rollout, policy, value)
     reward, done = rollout.reward, rollout.done
     if sign_rewards:

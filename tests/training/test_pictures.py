@@ -147,6 +147,19 @@ def test_pictures_are_kept_once_but_where_an_episode_ended_that_reset_in_the_sam
     assert kinds == ({True} if mode is AutoresetMode.NEXT_STEP else {True, False})
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_acting_on_shared_features_gives_is_kept_for_the_batch(shared: bool) -> None:
+    policy = policy_of_pages(share_encoder=shared)
+    rollout = collector([pages(AutoresetMode.NEXT_STEP)], 5).collect(policy)
+    assert (rollout.behaviour is not None) == (rollout.value is not None) == shared
+    kept, _ = prepare_batch(rollout, policy, None, gamma=0.9, gae_lambda=0.8)
+    anew, _ = prepare_batch(
+        rollout._replace(behaviour=None, value=None), policy, None, gamma=0.9, gae_lambda=0.8
+    )
+    for name, value in anew._asdict().items():
+        torch.testing.assert_close(getattr(kept, name), value, msg=name)
+
+
 def test_a_rollout_is_not_overwritten_by_the_next() -> None:
     collect = collector([pages(AutoresetMode.NEXT_STEP)], 5)
     first = collect.collect(policy_of_pages())
@@ -322,10 +335,20 @@ def test_atari_has_defaults_of_its_own(algo: str, env: str) -> None:
 
 
 @every_recipe
-@pytest.mark.parametrize("env", ["Humanoid-v4", "CartPole-v1", "dm_control/cheetah-run-v0", "mine:ALE-v1"])
+@pytest.mark.parametrize("env", ["Humanoid-v4", "CartPole-v1", "CheetahRun-v1", "mine:ALE-v1"])
 def test_other_environments_have_the_recipes_defaults(algo: str, env: str) -> None:
     assert env_defaults(env, RECIPES[algo].step) == {}
     assert Config.for_algorithm(algo, env=env) == Config(algo=algo, env=env, **RECIPES[algo].defaults)
+
+
+@every_recipe
+def test_dm_control_explores_widely(algo: str) -> None:
+    config = Config.for_algorithm(algo, env="dm_control/cheetah-run-v0")
+    assert config.log_std_init == 0
+    assert dataclasses.replace(config, log_std_init=-0.5) == Config.for_algorithm(
+        algo, env="dm_control/cheetah-run-v0", log_std_init=-0.5
+    )
+    assert config == Config(algo=algo, env=config.env, log_std_init=0.0, **RECIPES[algo].defaults)
 
 
 @every_recipe

@@ -53,6 +53,10 @@ def walk_policy(*, noisy: bool = False, scale_actions: bool = True) -> ActorCrit
     return policy
 
 
+def held(rollout: Rollout) -> dict[str, torch.Tensor]:
+    return {name: field for name, field in rollout._asdict().items() if field is not None}
+
+
 def collector(groups: Sequence[VectorEnv], steps: int, seeds: Sequence[int] = SEEDS) -> RolloutCollector:
     generator = torch.Generator().manual_seed(2)
     return RolloutCollector(groups, steps, generator=generator, seeds=seeds, device=CPU)
@@ -126,14 +130,16 @@ def test_episodes_go_on_from_one_rollout_to_the_next(mode: AutoresetMode) -> Non
     whole = collector([walks(mode)], 42).collect(policy)
     short = collector([walks(mode)], 7)
     parts = [short.collect(policy) for _ in range(6)]
-    for name, field in whole._asdict().items():
+    for name, field in held(whole).items():
         torch.testing.assert_close(torch.cat([getattr(part, name) for part in parts]), field, msg=name)
 
 
 def test_each_row_begins_where_the_one_before_ended_under_next_step() -> None:
     collect = collector([walks(AutoresetMode.NEXT_STEP)], 9)
     rollouts = [collect.collect(walk_policy(noisy=True)) for _ in range(4)]
-    rollout = Rollout(*(torch.cat(field) for field in zip(*rollouts, strict=True)))
+    rollout = Rollout(
+        **{name: torch.cat([held(part)[name] for part in rollouts]) for name in held(rollouts[0])}
+    )
     assert torch.equal(rollout.next_observation[:-1], rollout.observation[1:])
     assert torch.equal(rollout.valid[1:], ~rollout.done[:-1])
     assert rollout.valid[0].all()
@@ -145,7 +151,7 @@ def test_groups_do_not_change_an_environments_stream(sizes: tuple[int, ...], mod
     policy = walk_policy()
     expected = collector([walks(mode)], 23).collect(policy)
     rollout = collector([walks(mode, size) for size in sizes], 23).collect(policy)
-    for name, field in expected._asdict().items():
+    for name, field in held(expected).items():
         torch.testing.assert_close(getattr(rollout, name), field, msg=name)
 
 
@@ -159,7 +165,7 @@ def test_one_and_two_groups_of_envpool(env_id: str) -> None:
         policy = make_policy(Config(algo="ppo"), Spaces(made[0].observation, made[0].action), seed=0)
         rollouts.append(collector(made, 20).collect(policy))
     one, two = rollouts
-    for name, field in one._asdict().items():
+    for name, field in held(one).items():
         assert getattr(two, name).shape == field.shape
         assert field.shape[:2] == (20, 5)
         # The networks see 3 and 2 rows rather than 5, which rounds differently.
@@ -254,10 +260,10 @@ def test_collecting_and_preparing_leave_policy_and_rollout_as_they_are(mode: Aut
     policy = walk_policy(noisy=True)
     before = {name: x.clone() for name, x in policy.state_dict().items()}
     rollout = collector([walks(mode)], 20).collect(policy)
-    copy = Rollout(*(field.clone() for field in rollout))
+    copy = Rollout(**{name: field.clone() for name, field in held(rollout).items()})
     batch, _ = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=GAE_LAMBDA)
     assert all(torch.equal(x, before[name]) for name, x in policy.state_dict().items())
-    assert all(torch.equal(x, y) for x, y in zip(rollout, copy, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(held(rollout).values(), held(copy).values(), strict=True))
     assert batch.observation.shape == (100, 3)
     assert torch.equal(batch.valid, rollout.valid.flatten())
     assert (batch.advantage[~batch.valid] == 0).all()
