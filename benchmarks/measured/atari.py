@@ -11,7 +11,7 @@ import torch
 from workers import Turn
 
 from measured import Effort
-from measured.training import IterationClock
+from measured.training import IterationClock, ticking
 from rlkit_es.models.encoders import Precision, arithmetic
 from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
@@ -107,21 +107,7 @@ def update(turn: Turn, effort: Effort, *, precision: Precision) -> None:
 
 def stable_baselines3_training(turn: Turn, effort: Effort) -> None:
     """Steps/s of whole iterations."""
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    clock = IterationClock(turn, effort)
-
-    class Tick(BaseCallback):
-        """An iteration ends where the next rollout starts."""
-
-        def _on_rollout_start(self) -> None:
-            if self.num_timesteps:
-                clock.tick(self.num_timesteps)
-
-        def _on_step(self) -> bool:
-            return True
-
-    _stable_baselines3().learn(_ENDLESS, callback=Tick())
+    _stable_baselines3().learn(_ENDLESS, callback=ticking(IterationClock(turn, effort)))
 
 
 def stable_baselines3_collection(turn: Turn, effort: Effort) -> None:

@@ -86,6 +86,21 @@ class IterationClock:
         self._started = time.perf_counter()
 
 
+def ticking(clock: IterationClock) -> Any:
+    """A callback of Stable-Baselines3's: an iteration ends where the next rollout starts."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Tick(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            if self.num_timesteps:
+                clock.tick(self.num_timesteps)
+
+        def _on_step(self) -> bool:
+            return True
+
+    return Tick()
+
+
 def ours_as_sb3(turn: Turn, effort: Effort, *, algo: str, env: str) -> None:
     """Steps/s of an algorithm of ours with Stable-Baselines3's hyperparameters."""
     _train(turn, effort, Config.for_algorithm(algo, env=env, compile="on", **_SETTINGS[algo]))
@@ -98,22 +113,9 @@ def ours_default(turn: Turn, effort: Effort, *, algo: str, env: str) -> None:
 
 def stable_baselines3(turn: Turn, effort: Effort, *, algo: str, env: str, torch_threads: int) -> None:
     """Steps/s of Stable-Baselines3's PPO, or sb3-contrib's TRPO, with the same hyperparameters."""
-    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.vec_env import VecNormalize
-
-    clock = IterationClock(turn, effort)
-
-    class Tick(BaseCallback):
-        """An iteration ends where the next rollout starts."""
-
-        def _on_rollout_start(self) -> None:
-            if self.num_timesteps:
-                clock.tick(self.num_timesteps)
-
-        def _on_step(self) -> bool:
-            return True
 
     torch.set_num_threads(torch_threads)
     settings = _SETTINGS[algo]
@@ -138,7 +140,7 @@ def stable_baselines3(turn: Turn, effort: Effort, *, algo: str, env: str, torch_
     )
     # A logger without outputs; its own would leave a folder in /tmp.
     model.set_logger(Logger(folder=None, output_formats=[]))
-    model.learn(_ENDLESS, callback=Tick())
+    model.learn(_ENDLESS, callback=ticking(IterationClock(turn, effort)))
 
 
 def _stable_baselines3_model(algo: str) -> tuple[Any, dict[str, Any]]:
