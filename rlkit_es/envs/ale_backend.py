@@ -40,7 +40,9 @@ def make_game(env_id: str, sticky_actions: float, render_mode: str) -> gym.Env[A
     register_ale()
     game = gym.make(env_id, frameskip=1, repeat_action_probability=sticky_actions, render_mode=render_mode)
     pictures = gym.wrappers.AtariPreprocessing(_FireAtStart(game), noop_max=30, frame_skip=4, screen_size=84)
-    return gym.wrappers.FrameStackObservation(pictures, 4, padding_type="zero")
+    stacked = gym.wrappers.FrameStackObservation(pictures, 4, padding_type="zero")
+    stacked.metadata = {**game.metadata, "render_fps": 15}  # of 60, every fourth
+    return stacked
 
 
 class _FireAtStart(gym.Wrapper[Any, Any, Any, Any]):

@@ -343,4 +343,5 @@ def test_a_game_that_can_be_drawn_shows_the_same_pictures(game: str, env_id: str
         if over:
             break
     assert drawn.render().shape == (210, 160, 3)
+    assert drawn.metadata["render_fps"] == 15
     drawn.close()
