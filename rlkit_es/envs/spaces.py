@@ -14,6 +14,8 @@ from rlkit_es.types import ActionSpec, ObservationSpec
 
 Flatten = Callable[[object], np.ndarray]
 
+_MUJOCO_INFINITY = 1e10  # mjMAXVAL: what DM Control gives for an actuator without a range
+
 
 def observation_spec(space: gym.Space[Any]) -> ObservationSpec:
     """What one observation is: a picture (C, H, W), or all Box leaves as numbers (O,).
@@ -110,6 +112,7 @@ def action_spec(space: gym.Space[Any]) -> ActionSpec:
 
 def _inner_float32(bound: np.ndarray, inwards: float) -> tuple[float, ...]:
     """The nearest float32 values that are not outside the bound: 0.1 as float32 is more than 0.1."""
+    bound = np.where(np.abs(bound) >= _MUJOCO_INFINITY, np.copysign(np.inf, bound), bound)
     nearest = bound.astype(np.float32)
     outside = nearest < bound if inwards > 0 else nearest > bound
     inner = np.where(outside, np.nextafter(nearest, np.float32(inwards)), nearest)

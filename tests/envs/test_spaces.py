@@ -225,6 +225,12 @@ def test_action_spec_of_a_box() -> None:
     assert not action_spec(Box(-np.inf, 1, (1,), np.float32)).bounded
 
 
+def test_mujocos_infinity_is_no_bound() -> None:
+    spec = action_spec(Box(-1e10, 1e10, (2,), np.float64))
+    assert (spec.low, spec.high, spec.bounded) == ((-np.inf,) * 2, (np.inf,) * 2, False)
+    assert action_spec(Box(-9e9, 9e9, (1,), np.float64)).bounded
+
+
 def test_action_spec_of_discrete() -> None:
     spec = action_spec(Discrete(4, start=2))
     assert (spec.size, spec.start, spec.discrete, spec.bounded) == (4, 2, True, False)
