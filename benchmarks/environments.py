@@ -1,9 +1,10 @@
 """Which environments run: every id of the suites below is trained on for a moment and evaluated.
 
-    python benchmarks/environments.py [--only atari dm_control] [--output DIRECTORY]
+    python benchmarks/environments.py [--only atari dm_control] [--missing] [--output DIRECTORY]
 
 An id has run if two updates of PPO on it gave finite numbers. Each is given its time in a process that
-another one replaces if it dies or hangs. The table goes to benchmarks/results/environments/.
+another one replaces if it dies or hangs. The table goes to benchmarks/results/environments/; rows of
+ids that are not run stay.
 """
 
 from __future__ import annotations
@@ -39,29 +40,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=sorted(SUITES), help="suites; all where left out")
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the table")
+    parser.add_argument("--missing", action="store_true", help="only ids that have not run yet")
     options = parser.parse_args(arguments)
-    rows = []
+    table = options.output / "environments.json"
+    known = json.loads(table.read_text())["rows"] if table.exists() else []
+    rows = {row["env"]: row for row in known}
     tester = Tester(_train)
     try:
         for suite in options.only or SUITES:
             for env in SUITES[suite]():
-                row = {"suite": suite, "env": env, **tester.test(env)}
-                rows.append(row)
-                print(_line(row), flush=True)
+                if options.missing and env in rows and not rows[env]["error"]:
+                    continue
+                rows[env] = {"suite": suite, "env": env, **tester.test(env)}
+                print(_line(rows[env]), flush=True)
+                _write(options.output, list(rows.values()))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted; --missing goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
     except ImportError as error:
         print(f"error: {error}: pip install 'rlkit_es[envpool,atari,dmc]'", file=sys.stderr)
         return EXIT_USER_ERROR
     finally:
         tester.stop()
-    options.output.mkdir(parents=True, exist_ok=True)
+    return EXIT_FAILED if any(row["error"] for row in rows.values()) else 0
+
+
+def _write(directory: Path, rows: Sequence[dict[str, Any]]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
     header = {"date": time.strftime("%Y-%m-%d"), "git revision": git_revision(), **describe_machine()}
     result = {"header": header, "rows": rows}
-    (options.output / "environments.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.output / "environments.md").write_text(to_markdown(result))
-    return EXIT_FAILED if any(row["error"] for row in rows) else 0
+    (directory / "environments.json").write_text(json.dumps(result, indent=1) + "\n")
+    (directory / "environments.md").write_text(to_markdown(result))
 
 
 class Tester:

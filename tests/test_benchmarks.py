@@ -12,12 +12,14 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import environments as environment_table
 import learning
 import throughput
 from machine import cpu_model
 from measured import Effort, environments, updates
 from seed_statistics import band, bootstrap_interval, interquartile_mean, sample_std, thin
 from throughput_plan import ENVS, FASTER_ON_ATARI, FASTER_THAN_PEERS, GROUPS, Bar, Plan, Row, make_plan
+from work_examples import by_name
 from workers import MeasurementError, Worker
 
 TINY = Effort(window_seconds=0.01, training_seconds=0.01, warmup_iterations=1, startup_steps=2048)
@@ -216,3 +218,39 @@ def test_learning_refuses_before_anything_runs(learn, capsys, tmp_path, argument
     assert message in said.err
     assert said.err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_environment_that_raises_dies_or_hangs_is_a_row_like_another(monkeypatch):
+    tester = environment_table.Tester(by_name)
+    try:
+        assert tester.test("good") == {"backend": "good", "error": None}
+        assert tester.test("raises") == {"error": "ValueError: in two"}
+        assert tester.test("dies") == {"error": "the process died with exit code 7"}
+        monkeypatch.setattr(environment_table, "SECONDS", 1)
+        assert tester.test("hangs") == {"error": "not done after 1 s"}
+        monkeypatch.undo()
+        assert tester.test("good again") == {"backend": "good again", "error": None}
+    finally:
+        tester.stop()
+
+
+def test_the_table_of_environments_is_completed_where_it_was_left(monkeypatch, tmp_path, capsys):
+    suites = {"some": lambda: ["good", "raises"], "more": lambda: ["better"]}
+    monkeypatch.setattr(environment_table, "SUITES", suites)
+    monkeypatch.setattr(environment_table, "_train", by_name)
+    table = ["--output", str(tmp_path)]
+    assert environment_table.main([*table, "--only", "some"]) == 1
+    monkeypatch.setitem(suites, "some", lambda: ["good", "raises no more"])
+    assert environment_table.main([*table, "--missing"]) == 1
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == [
+        *("`good`", "`raises`"),
+        *("`raises", "`better`"),
+    ]
+    rows = json.loads((tmp_path / "environments.json").read_text())["rows"]
+    assert {row["env"]: row["error"] is None for row in rows} == {
+        "good": True,
+        "raises": False,
+        "raises no more": True,
+        "better": True,
+    }
+    assert "3 of 4 ids ran" in (tmp_path / "environments.md").read_text()
