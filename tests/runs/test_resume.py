@@ -24,6 +24,7 @@ from rlkit_es import run
 from rlkit_es.errors import CheckpointError, UserError
 from rlkit_es.learners.compilation import WORTH_COMPILING_STEPS, missing_compiler
 from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import NETWORKS
 from rlkit_es.runs import checkpoint_store, experiment, resume
 from rlkit_es.runs.checkpoint_file import read_checkpoint
@@ -579,7 +580,7 @@ def test_wandb_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.Mon
 def another(name: str) -> tuple[str, Any]:
     """An algorithm, and another value that ``name`` could have with it."""
     numbers = [True, False, 1e-3, 0.5, 16, 99, (9,)]
-    places = [Path("elsewhere"), "CartPole-v1", "auto", "mine", "relu"]
+    places = [Path("elsewhere"), "CartPole-v1", "auto", "mine", "relu", "float32"]
     slots = ["clip", "ratio_below", "mean_kl", "kl", "trial", "before", "median", "constant", "batch"]
     for algo in ("sd_espo", "sd_trpo", "r2vpo"):
         config = configure(algo, run_dir=Path("run"))
@@ -591,7 +592,10 @@ def another(name: str) -> tuple[str, Any]:
     raise AssertionError(f"no other value of {name} was found")
 
 
-FIXED = [field.name for field in dataclasses.fields(Config) if field.name not in resume.MAY_CHANGE]
+OF_ATARI = ("sign_rewards", "sticky_actions")
+FIXED = [
+    field.name for field in dataclasses.fields(Config) if field.name not in {*resume.MAY_CHANGE, *OF_ATARI}
+]
 
 
 @pytest.fixture(scope="module")
@@ -612,11 +616,21 @@ def test_nothing_else_may_change(
     name: str, monkeypatch: pytest.MonkeyPatch, saved: Callable[[str], resume.SavedRun]
 ) -> None:
     monkeypatch.setitem(NETWORKS, "mine", NETWORKS["mlp"])
+    monkeypatch.setitem(ENCODERS, "mine", ENCODERS["nature_cnn"])
     algo, value = another(name)
     there = saved(algo)
     with pytest.raises(UserError, match=f"^{name} is .* in this run, and going on with") as refused:
         resume.continued(there, dataclasses.replace(there.config, **{name: value}))
     assert "\n" not in str(refused.value)
+
+
+def test_nothing_of_atari_may_change(tmp_path: Path) -> None:
+    settings = {"normalize_rewards": False, "run_dir": tmp_path / "run", "backend": "auto"}
+    stopped(configure("sd_ppo", "ALE/Pong-v5", **settings), "on_iteration", 1)
+    there = resume.open_run(tmp_path / "run")
+    for name, value in zip(OF_ATARI, (False, 0.25), strict=True):
+        with pytest.raises(UserError, match=f"^{name} is .* in this run, and going on with"):
+            resume.continued(there, dataclasses.replace(there.config, **{name: value}))
 
 
 @pytest.mark.parametrize("option", ["--gamma 0.5", "--hidden-sizes 9", "--seed 9", "--run-dir elsewhere"])
