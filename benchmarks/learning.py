@@ -3,8 +3,9 @@
     python benchmarks/learning.py --name mujoco --algos ppo espo --envs HalfCheetah-v4 --seeds 3
 
 Each cell of the grid is one ``python -m rlkit_es.run``; arguments after ``--`` go to every one of
-them. A cell that has its evaluation is not run again, so an interrupted grid is continued by the
-same command. Runs are kept in runs/bench/<name>/, results in benchmarks/results/learning/<name>/.
+them. A cell that has its evaluation is not run again, and one that was interrupted goes on from its
+last checkpoint, so a grid is continued by the same command. Runs are kept in runs/bench/<name>/,
+results in benchmarks/results/learning/<name>/.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def _check(cell: Cell) -> None:
     choose_backend(config.env, config.backend, config.num_envs)
     if not config.eval_episodes:
         raise UserError("--eval-episodes 0 leaves nothing to report: leave it out")
-    if cell.finished:
+    if cell.finished or cell.begun:
         asked = _settings(json.loads(json.dumps(dataclasses.asdict(config), default=str)))
         ran = _settings(json.loads((cell.directory / "config.json").read_text())["config"])
         if different := sorted(name for name in asked | ran if asked.get(name) != ran.get(name)):

@@ -15,6 +15,9 @@ from pathlib import Path
 
 from machine import REPOSITORY
 
+from rlkit_es.runs.checkpoint_store import CheckpointStore
+from rlkit_es.runs.run_directory import checkpoints_of
+
 _ATTEMPTS = 2
 _POLL_SECONDS = 0.2
 
@@ -55,6 +58,12 @@ class Cell:
     def finished(self) -> bool:
         """Whether it ran to its evaluation."""
         return (self.directory / "evaluation.json").exists()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on from: more than the checkpoint before the first step."""
+        steps = CheckpointStore(checkpoints_of(self.directory), 1).steps()
+        return bool(steps) and steps[-1] > 0
 
 
 def path_name(env: str) -> str:
@@ -100,12 +109,15 @@ def describe_failure(cell: Cell) -> str:
 
 
 def _start(cell: Cell) -> subprocess.Popen[bytes]:
-    print(cell.command, flush=True)
-    # An unfinished run cannot be continued, and a run refuses a directory that holds one.
-    shutil.rmtree(cell.directory, ignore_errors=True)
-    cell.directory.mkdir(parents=True)
-    (cell.directory / "command.txt").write_text(cell.command + "\n")
-    command = [sys.executable, "-m", "rlkit_es.run", *cell.arguments]
+    arguments = cell.arguments
+    if cell.begun:
+        arguments = ("--resume", _short(cell.directory))
+    else:
+        shutil.rmtree(cell.directory, ignore_errors=True)  # a run refuses what is left of another
+        cell.directory.mkdir(parents=True)
+        (cell.directory / "command.txt").write_text(cell.command + "\n")
+    print(shlex.join(["python", "-m", "rlkit_es.run", *arguments]), flush=True)
+    command = [sys.executable, "-m", "rlkit_es.run", *arguments]
     with cell.log.open("a") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=REPOSITORY)
 

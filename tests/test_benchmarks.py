@@ -194,6 +194,26 @@ def test_learning_runs_a_grid_once_and_reports_it(learn, tmp_path, capsys):
     assert (results / "summary.md").read_text() == summary
 
 
+def test_learning_goes_on_with_a_run_that_was_interrupted(learn, tmp_path, capsys):
+    further = ("--compile", "off", "--num-envs", "8", "--checkpoint-every", "256")
+    assert learn("--algos", "ppo", "--total-steps", "768", further=further) == 0
+    cells = (tmp_path / "results" / "smoke" / "cells.json").read_text()
+    (directory,) = (tmp_path / "runs").rglob("seed0")
+    (directory / "evaluation.json").unlink()
+    _, last = sorted(directory.glob("checkpoints/step-*"))
+    last.unlink()
+    capsys.readouterr()
+    assert learn("--algos", "ppo", "--total-steps", "768", further=further) == 0
+    said = capsys.readouterr().out
+    assert "python -m rlkit_es.run --resume" in said
+    assert "python -m rlkit_es.run --algo" not in said
+    again = json.loads((tmp_path / "results" / "smoke" / "cells.json").read_text())
+    assert again[0]["evaluation"] == json.loads(cells)[0]["evaluation"]
+    (directory / "evaluation.json").unlink()
+    assert learn("--algos", "ppo", "--total-steps", "999", further=further) == 2
+    assert "another total_steps" in capsys.readouterr().err
+
+
 def test_learning_tries_a_failing_cell_twice_and_names_it(learn, tmp_path, capsys):
     assert learn("--algos", "ppo", further=("--device", "nowhere")) == 1
     said = capsys.readouterr()
