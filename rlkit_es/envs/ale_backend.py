@@ -88,15 +88,18 @@ class AleVectorEnv:
             "reward_clipping": False,  # of what is learned from, not of what is reported
         }
         self._envs = self._make()
+        self._begun = False
         self.observation = observation_spec(self._envs.single_observation_space)
         self.action = action_spec(self._envs.single_action_space)
 
     def reset(self, seeds: Sequence[int]) -> Tensor:
         """Begin anew, in games that have not been played."""
-        self._envs = self._make()
+        if self._begun:
+            self._envs = self._make()
+        self._begun = True
         observation, info = self._envs.reset(seed=np.array(seeds))
         self._ended = np.zeros(self.num_envs, dtype=bool)
-        self._lives = Lives(info["lives"])
+        self._lives = Lives(info["lives"]) if self._episodic_life else None
         return torch.from_numpy(observation)
 
     def send(self, action: Tensor) -> None:
@@ -106,20 +109,15 @@ class AleVectorEnv:
     def recv(self) -> Step:
         """One step; the row after an end is the reset and no transition."""
         observation, reward, terminated, truncated, info = self._envs.recv()
-        ended = terminated | truncated
-        lost = self._lives.lost(info["lives"], ended | self._ended)
-        if self._episodic_life:
-            terminated = terminated | lost
         step = Step(
             observation=torch.from_numpy(observation),
             reward=to_float32(reward),
             terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
             valid=torch.from_numpy(~self._ended),
-            life_lost=torch.from_numpy(lost) if self._episodic_life else None,
         )
-        self._ended = ended
-        return step
+        self._ended = terminated | truncated
+        return step if self._lives is None else self._lives.mark(step, info["lives"])
 
     def close(self) -> None:
         """Nothing to free beside memory."""

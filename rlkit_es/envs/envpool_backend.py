@@ -75,6 +75,7 @@ class EnvPoolVectorEnv:
         self._env_ids = np.arange(num_envs, dtype=np.int32)
         self._pool: Any = None
         self._ended = np.zeros(num_envs, dtype=bool)
+        self._lives: Lives | None = None
 
     def reset(self, seeds: Sequence[int]) -> Tensor:
         """Make the pool anew: EnvPool takes seeds at construction only."""
@@ -103,6 +104,7 @@ class EnvPoolVectorEnv:
         self._ended = np.zeros(self.num_envs, dtype=bool)
         self._pool._reset(self._env_ids)
         state = self._pool._recv()
+        self._lives = None
         if self._episodic_life:
             self._lives_key = keys.index("info:lives")
             self._lives = Lives(state[self._lives_key])
@@ -116,20 +118,15 @@ class EnvPoolVectorEnv:
         """One step; the row after an end is the reset and no transition."""
         state = self._pool._recv()
         done, truncated = state[self._done], state[self._truncated]
-        terminated, life_lost = done & ~truncated, None
-        if self._episodic_life:
-            lost = self._lives.lost(state[self._lives_key], done | self._ended)
-            terminated, life_lost = terminated | lost, torch.from_numpy(lost)
         step = Step(
             observation=self._observation(state),
             reward=to_float32(state[self._reward]),
-            terminated=torch.from_numpy(terminated),
+            terminated=torch.from_numpy(done & ~truncated),
             truncated=torch.from_numpy(truncated),
             valid=torch.from_numpy(~self._ended),
-            life_lost=life_lost,
         )
         self._ended = done
-        return step
+        return step if self._lives is None else self._lives.mark(step, state[self._lives_key])
 
     def close(self) -> None:
         """Free the pool's threads."""

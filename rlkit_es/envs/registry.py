@@ -43,15 +43,15 @@ def choose_backend(env_id: str, backend: Backend, num_envs: int | None = None) -
     Raises:
         UserError: no backend has the id (the closest ids are named), or the one asked for does not.
     """
+    own_id = envpool_id(env_id)
+    if backend == "envpool":
+        _require_envpool(own_id)
+        return backend, "as asked"
     if is_atari(env_id):
         return _choose_for_atari(env_id, backend)
     if backend == "ale":
         raise UserError(f"backend ale is for Atari (ALE/Pong-v5), not for {env_id!r}: use --backend auto")
-    own_id = envpool_id(env_id)
     in_envpool = own_id in set(envpool_ids())
-    if backend == "envpool":
-        _require_envpool(own_id, in_envpool)
-        return backend, "as asked"
     in_gymnasium = env_id in gym.registry and not is_dm_control(env_id)  # which is much slower there
     if backend == "auto" and in_envpool and num_envs == 1 and in_gymnasium:
         return "gymnasium", "one environment alone is faster in this process than in a thread of EnvPool"
@@ -120,10 +120,6 @@ def _make(env_id: str, size: int, backend: Backend, threads: int, atari: AtariSe
 
 
 def _choose_for_atari(env_id: str, backend: Backend) -> tuple[Backend, str]:
-    if backend == "envpool":
-        own_id = envpool_id(env_id)
-        _require_envpool(own_id, own_id in set(envpool_ids()))
-        return backend, "as asked"
     if backend not in ("auto", "ale"):
         raise UserError(f"Atari is served by the backends ale and envpool, not by {backend}: use auto")
     register_ale()
@@ -133,8 +129,8 @@ def _choose_for_atari(env_id: str, backend: Backend) -> tuple[Backend, str]:
     return "ale", "ale-py steps and preprocesses Atari in C++ threads" if backend == "auto" else "as asked"
 
 
-def _require_envpool(own_id: str, in_envpool: bool) -> None:
-    if in_envpool:
+def _require_envpool(own_id: str) -> None:
+    if own_id in set(envpool_ids()):
         return
     if importlib.util.find_spec("envpool") is None:
         raise UserError(f"backend envpool is not installed: {_INSTALL_ENVPOOL}")

@@ -83,6 +83,12 @@ class Lives:
     def __init__(self, lives: np.ndarray) -> None:
         self._left = lives
 
+    def mark(self, step: Step, lives: np.ndarray) -> Step:
+        """``step`` with a lost life as ``terminated``, and as ``life_lost``."""
+        outside = ~step.valid | step.terminated | step.truncated
+        lost = torch.from_numpy(self.lost(lives, outside.numpy()))
+        return step._replace(terminated=step.terminated | lost, life_lost=lost)
+
     def lost(self, lives: np.ndarray, outside: np.ndarray) -> np.ndarray:
         """(N,) bool: one was lost in this step, which is none that ends or begins a game (``outside``)."""
         lost: np.ndarray = (lives < self._left) & ~outside

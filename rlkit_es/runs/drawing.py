@@ -68,11 +68,10 @@ def prepare_drawing(env_id: str) -> None:
     if is_atari(env_id):
         return
     entry_point = _entry_point(env_id)
-    if is_dm_control(env_id):
+    if is_dm_control(env_id) or entry_point.startswith("gymnasium.envs.mujoco"):
         choose_gl()
+        return
     if entry_point.startswith("gymnasium.envs."):
-        if ".mujoco" in entry_point:
-            choose_gl()
         return
     with contextlib.suppress(UserError):  # it may well do without
         choose_gl()
