@@ -1,11 +1,14 @@
-"""How well: a grid of algorithms, environments and seeds, trained, evaluated and summarised.
+"""How well: a grid of recipes, environments and seeds, trained, evaluated and summarised.
 
-    python benchmarks/learning.py --name mujoco --algos ppo espo --envs HalfCheetah-v4 --seeds 3
+    python benchmarks/learning.py --suite mujoco
+    python benchmarks/learning.py --suite mujoco --algos espo sd_espo --envs 'Hopper*' --seeds 3
+    python benchmarks/learning.py --name mine --algos ppo espo --envs HalfCheetah-v4 --seeds 3
 
-Each cell of the grid is one ``python -m rlkit_es.run``; arguments after ``--`` go to every one of
-them. A cell that has its evaluation is not run again, and one that was interrupted goes on from its
-last checkpoint, so a grid is continued by the same command. Runs are kept in runs/bench/<name>/,
-results in benchmarks/results/learning/<name>/.
+The suites are in grids/suites.py. Each cell of a grid is one ``python -m rlkit_es.run``; arguments
+after ``--`` go to every one of them. A cell that has its evaluation is not run again, and one that was
+interrupted goes on from its last checkpoint, so a grid is continued by the same command. Runs are
+kept in runs/bench/<name>/, their curves in benchmarks/results/learning/<name>/, where they take the
+place of what is committed there and leave the rest.
 """
 
 from __future__ import annotations
@@ -19,17 +22,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from command_line import EXIT_USER_ERROR, Parser, count
-from learning_grid import Cell, describe_failure, run_cells
-from learning_report import read_cells, summarize, write_report
+from grids.cells import Cell, describe_failure, path_name, run_cells
+from grids.figures import plot_curves
+from grids.records import Run, digest, experiment_of, merge, read_committed, read_finished, write_committed
+from grids.suites import SUITES, Suite, find_suite, in_version_5, parse_variant, plain, select
+from grids.tables import summarize
 from machine import REPOSITORY
 
 from rlkit_es import UserError
 from rlkit_es.envs.registry import choose_backend
 from rlkit_es.learners.recipes import find_recipe
 from rlkit_es.run import parse
+from rlkit_es.training.config import Config
 
 RUNS = REPOSITORY / "runs" / "bench"
 RESULTS = REPOSITORY / "benchmarks" / "results" / "learning"
@@ -55,57 +61,104 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def make_cells(options: argparse.Namespace, further: Sequence[str], root: Path) -> list[Cell]:
+def make_cells(grid: Suite, root: Path) -> list[Cell]:
     """The grid, a seed of everything before the next seed.
 
     Raises:
         UserError: a cell could not run, or was run before with other settings.
     """
-    for argument in further:
-        name = argument.split("=")[0].removeprefix("--").replace("_", "-")
-        if argument.startswith("--") and name in _OWN:
-            raise UserError(f"{argument} after -- is for the grid to set: leave it out")
-    settings = ("--total-steps", str(options.total_steps), *further)
-    grid = itertools.product(range(options.seeds), dict.fromkeys(options.envs), dict.fromkeys(options.algos))
-    cells = [Cell(algo, env, seed, root, settings) for seed, env, algo in grid]
+    settings = ("--total-steps", str(grid.total_steps), *grid.settings)
+    each = itertools.product(range(grid.seeds), dict.fromkeys(grid.envs), dict.fromkeys(grid.variants))
+    cells = [Cell(variant, env, seed, root, settings) for seed, env, variant in each]
     for cell in cells:
         _check(cell)
     return cells
 
 
 def _run(options: argparse.Namespace, further: Sequence[str]) -> int:
-    root = RUNS / options.name
+    grid, name = _choose(options, further)
+    results = RESULTS / name
+    committed = read_committed(results)
     failed: list[Cell] = []
     if not options.report_only:
-        failed = run_cells(make_cells(options, further, root), options.jobs)
+        cells = make_cells(grid, RUNS / name)
+        if options.missing:
+            known = {(*run.key, digest(run.config)) for run in committed}
+            cells = [cell for cell in cells if _identity(cell) not in known]
+        failed = run_cells(cells, options.jobs)
         for cell in failed:
             print(f"error: {describe_failure(cell)}", file=sys.stderr)
-    finished = read_cells(root)
-    if finished:
-        write_report(finished, RESULTS / options.name)
-        print(f"{summarize(finished)}\nwrote {RESULTS / options.name}")
+    runs, outdated = merge(committed, read_finished(RUNS / name))
+    for run in outdated:
+        print(f"left out, run with other settings before: {run.variant} {run.env} seed {run.seed}")
+    if runs:
+        write_committed(runs, results)
+        _write_summary(runs, results)
+        print(f"{summarize(runs)}\nwrote {results}")
     elif options.report_only:
-        raise UserError(f"no finished run under {root}: leave --report-only out to run some")
+        raise UserError(f"no finished run under {RUNS / name}: leave --report-only out to run some")
     return EXIT_FAILED if failed else 0
 
 
+def _choose(options: argparse.Namespace, further: Sequence[str]) -> tuple[Suite, str]:
+    """The grid that the command line describes, and its name."""
+    for argument in further:
+        name = argument.split("=")[0].removeprefix("--").replace("_", "-")
+        if argument.startswith("--") and name in _OWN:
+            raise UserError(f"{argument} after -- is for the grid to set: leave it out")
+    if options.suite is None:
+        if options.name is None:
+            raise UserError(f"--suite or --name is missing; the suites are {', '.join(SUITES)}")
+        variants = (*plain(*options.algos), *map(parse_variant, options.variant))
+        grid = Suite(variants or plain("ppo", "espo", "sd_espo"), tuple(options.envs), 3, 1_000_000)
+    else:
+        if options.name is None and (further or options.total_steps or options.variant):
+            raise UserError("a suite with other settings needs a name of its own: add --name")
+        grid = find_suite(options.suite)
+        grid = in_version_5(grid) if options.v5 else grid
+        grid = select(grid, options.algos, options.envs)
+        grid = dataclasses.replace(grid, variants=(*grid.variants, *map(parse_variant, options.variant)))
+    if not grid.envs:
+        raise UserError("--envs is missing: name environments, or a --suite")
+    grid = dataclasses.replace(
+        grid,
+        seeds=options.seeds or grid.seeds,
+        total_steps=options.total_steps or grid.total_steps,
+        settings=(*grid.settings, *further),
+    )
+    return grid, options.name or (f"{options.suite}-v5" if options.v5 else options.suite)
+
+
 def _check(cell: Cell) -> None:
-    find_recipe(cell.algo)
+    find_recipe(cell.variant.algo)
     config = parse(cell.arguments)
     choose_backend(config.env, config.backend, config.num_envs)
     if not config.eval_episodes:
         raise UserError("--eval-episodes 0 leaves nothing to report: leave it out")
     if cell.finished or cell.begun:
-        asked = _settings(json.loads(json.dumps(dataclasses.asdict(config), default=str)))
-        ran = _settings(json.loads((cell.directory / "config.json").read_text())["config"])
+        asked = _experiment(config)
+        ran = experiment_of(json.loads((cell.directory / "config.json").read_text())["config"])
         if different := sorted(name for name in asked | ran if asked.get(name) != ran.get(name)):
             raise UserError(
                 f"{cell.directory} was run with another {', '.join(different)}: choose another --name"
             )
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "run_dir"}
+def _identity(cell: Cell) -> tuple[str, str, int, str]:
+    return cell.env, cell.variant.name, cell.seed, digest(_experiment(parse(cell.arguments)))
+
+
+def _experiment(config: Config) -> dict[str, object]:
+    return experiment_of(dataclasses.asdict(config))
+
+
+def _write_summary(runs: Sequence[Run], directory: Path) -> None:
+    (directory / "summary.md").write_text(summarize(runs))
+    by_env: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        by_env.setdefault(run.env, {}).setdefault(run.variant, []).append(run)
+    for env, by_variant in by_env.items():
+        plot_curves(env, by_variant, directory / f"{path_name(env)}.png")
 
 
 def _name(text: str) -> str:
@@ -116,14 +169,20 @@ def _name(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", type=_name, required=True, help="of the folders of runs and results")
-    parser.add_argument("--algos", nargs="+", default=["ppo", "espo", "sd_espo"], help="recipes")
+    parser.add_argument("--suite", help=f"what to run: {', '.join(SUITES)}; the other arguments choose of it")
+    parser.add_argument("--name", type=_name, help="of the results (default: the suite's)")
+    parser.add_argument("--algos", nargs="+", default=[], help="recipes, or patterns of the suite's variants")
     parser.add_argument(
-        "--envs", nargs="+", default=["HalfCheetah-v4", "Walker2d-v4"], help="environment ids"
+        "--variant", action="append", default=[], help="'name=algo --argument value ...'; may be repeated"
     )
-    parser.add_argument("--seeds", type=count, default=3, help="how many, from 0 (default 3)")
-    parser.add_argument("--total-steps", type=count, default=1_000_000, help="of each run (default 1000000)")
+    parser.add_argument("--envs", nargs="+", default=[], help="environment ids, or patterns of the suite's")
+    parser.add_argument("--v5", action="store_true", help="Gymnasium's v5 of the suite's environments")
+    parser.add_argument("--seeds", type=count, help="how many, from 0 (default: the suite's, or 3)")
+    parser.add_argument("--total-steps", type=count, help="of each run (default: the suite's, or 1000000)")
     parser.add_argument("--jobs", type=count, default=2, help="runs at a time (default 2)")
+    parser.add_argument(
+        "--missing", action="store_true", help="leave out what is in the results with the same settings"
+    )
     parser.add_argument("--report-only", action="store_true", help="rebuild the results from finished runs")
     return parser
 

@@ -14,6 +14,7 @@ import numpy as np
 from rlkit_es.runs.plots import align
 
 RESAMPLES = 10_000
+_PROFILE_RESAMPLES = 1_000  # for each threshold
 
 
 class Interval(NamedTuple):
@@ -21,6 +22,22 @@ class Interval(NamedTuple):
 
     low: float
     high: float
+
+
+class Profile(NamedTuple):
+    """Which fraction of runs scores above each threshold."""
+
+    threshold: np.ndarray  # (G,)
+    fraction: np.ndarray  # (G,) each task counts the same
+    low: np.ndarray  # (G,) of its pointwise interval
+    high: np.ndarray  # (G,)
+
+
+class Estimate(NamedTuple):
+    """A statistic and the interval that resampling gives it."""
+
+    value: float
+    interval: Interval
 
 
 class Band(NamedTuple):
@@ -58,8 +75,65 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int =
     """
     array = np.asarray(values, dtype=float)
     drawn = np.random.default_rng(seed).integers(len(array), size=(RESAMPLES, len(array)))
-    low, high = np.quantile(array[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return _span(array[drawn].mean(axis=1), level)
+
+
+def stratified_interquartile_mean(
+    scores: Sequence[Sequence[float]], level: float = 0.95, seed: int = 0
+) -> Estimate:
+    """IQM of all runs of several tasks, with its stratified bootstrap interval (arXiv:2108.13264).
+
+    Args:
+        scores: a sequence of runs for each task, on one scale; runs are resampled within their task.
+        level: of confidence, in (0, 1).
+        seed: of the resampling.
+    """
+    drawn = np.sort(np.concatenate(_resampled(scores, seed), axis=1), axis=1)
+    cut = drawn.shape[1] // 4
+    means = drawn[:, cut : drawn.shape[1] - cut].mean(axis=1)
+    return Estimate(interquartile_mean(np.concatenate(list(map(np.asarray, scores)))), _span(means, level))
+
+
+def probability_of_improvement(
+    better: Sequence[Sequence[float]],
+    worse: Sequence[Sequence[float]],
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """P(X > Y): that a run of X scores above one of Y, mean over tasks (arXiv:2108.13264); ties are halves.
+
+    Args:
+        better: X, a sequence of runs for each task.
+        worse: Y, the same tasks.
+        level: of confidence, in (0, 1).
+        seed: of the resampling, which is stratified.
+    """
+    value = float(np.mean([_above(np.asarray(x), np.asarray(y)) for x, y in zip(better, worse, strict=True)]))
+    pairs = zip(_resampled(better, seed), _resampled(worse, seed + 1), strict=True)
+    drawn = np.mean([_above(x, y) for x, y in pairs], axis=0)
+    return Estimate(value, _span(drawn, level))
+
+
+def performance_profile(
+    scores: Sequence[Sequence[float]], threshold: np.ndarray, level: float = 0.95, seed: int = 0
+) -> Profile:
+    """Fraction of runs with a score above each ``threshold`` (G,), mean over tasks (arXiv:2108.13264).
+
+    Args:
+        scores: a sequence of runs for each task, on one scale.
+        threshold: where to ask.
+        level: of the pointwise stratified bootstrap interval, in (0, 1).
+        seed: of the resampling.
+    """
+
+    def above(runs: np.ndarray) -> np.ndarray:
+        return (runs[..., None] > threshold).mean(axis=-2)
+
+    fraction = np.mean([above(np.asarray(runs, dtype=float)) for runs in scores], axis=0)
+    few = [drawn[:_PROFILE_RESAMPLES] for drawn in _resampled(scores, seed)]
+    drawn = np.mean([above(runs) for runs in few], axis=0)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Profile(threshold, fraction, low, high)
 
 
 def thin(length: int, most: int) -> np.ndarray:
@@ -71,3 +145,21 @@ def band(curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = 200) -> 
     """Mean and range of curves ``(x, y)`` with rising x, interpolated where all of them have values."""
     x, y = align(curves, points)
     return Band(x, y.mean(axis=0), y.min(axis=0), y.max(axis=0))
+
+
+def _resampled(scores: Sequence[Sequence[float]], seed: int) -> list[np.ndarray]:
+    """(RESAMPLES, n) of each task, drawn from its own runs with replacement."""
+    rng = np.random.default_rng(seed)
+    arrays = [np.asarray(runs, dtype=float) for runs in scores]
+    return [array[rng.integers(len(array), size=(RESAMPLES, len(array)))] for array in arrays]
+
+
+def _above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Fraction of pairs with ``x`` (..., n) above ``y`` (..., m)."""
+    difference = x[..., :, None] - y[..., None, :]
+    return ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-1, -2))
+
+
+def _span(values: np.ndarray, level: float) -> Interval:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))

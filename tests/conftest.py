@@ -7,6 +7,8 @@ import torch
 
 # For `import toy_envs` here, and for "toy_envs:ToyWalk-v0" in the library and its worker processes.
 sys.path.insert(0, str(Path(__file__).parent / "envs"))
+# The benchmarks are scripts, not a package.
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 
 @pytest.fixture(autouse=True)

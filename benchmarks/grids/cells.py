@@ -15,6 +15,7 @@ from pathlib import Path
 
 from machine import REPOSITORY
 
+from grids.suites import Variant
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.run_directory import checkpoints_of
 
@@ -26,16 +27,16 @@ _POLL_SECONDS = 0.2
 class Cell:
     """One training run."""
 
-    algo: str
+    variant: Variant
     env: str
     seed: int
     root: Path  # of all cells' directories
-    settings: tuple[str, ...]  # further arguments of the run
+    settings: tuple[str, ...]  # arguments of every run of the grid
 
     @property
     def directory(self) -> Path:
         """Its run directory."""
-        return self.root / path_name(self.env) / self.algo / f"seed{self.seed}"
+        return self.root / path_name(self.env) / self.variant.name / f"seed{self.seed}"
 
     @property
     def log(self) -> Path:
@@ -45,9 +46,16 @@ class Cell:
     @property
     def arguments(self) -> tuple[str, ...]:
         """Of ``python -m rlkit_es.run``."""
-        chosen = ("--algo", self.algo, "--env", self.env, "--seed", str(self.seed))
+        chosen = ("--algo", self.variant.algo, "--env", self.env, "--seed", str(self.seed))
         threads = ("--torch-threads", "1", "--env-threads", "1")
-        return (*chosen, *threads, "--run-dir", _short(self.directory), *self.settings)
+        return (
+            *chosen,
+            *threads,
+            "--run-dir",
+            _short(self.directory),
+            *self.settings,
+            *self.variant.settings,
+        )
 
     @property
     def command(self) -> str:
@@ -78,7 +86,7 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> list[Cell]:
         those that failed both times.
     """
     waiting = deque((cell, 1) for cell in cells if not cell.finished)
-    print(f"{len(cells)} cells, {len(cells) - len(waiting)} of them finished before", flush=True)
+    print(f"cells: {len(cells)}, finished before: {len(cells) - len(waiting)}", flush=True)
     running: dict[subprocess.Popen[bytes], tuple[Cell, int]] = {}
     failed: list[Cell] = []
     try:
@@ -105,7 +113,7 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> list[Cell]:
 
 def describe_failure(cell: Cell) -> str:
     """One line: which cell, its last words, and where the others are."""
-    return f"{cell.algo} {cell.env} seed {cell.seed} failed: {_last_line(cell)} ({_short(cell.log)})"
+    return f"{cell.variant.name} {cell.env} seed {cell.seed} failed: {_last_line(cell)} ({_short(cell.log)})"
 
 
 def _start(cell: Cell) -> subprocess.Popen[bytes]:

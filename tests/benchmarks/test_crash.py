@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import crash
 import pytest
 import torch
 
 from rlkit_es import run
 from rlkit_es.runs.checkpoint_file import read_checkpoint, write_checkpoint
 from rlkit_es.training.checkpoint import Checkpoint
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-
-import crash
 
 ONE_RUN = 7  # the seed of a plan that kills one run twice
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-
 import fuzz_checkpoints
+import pytest
 from fuzz_checkpoints import DIED, NO_END, SEALED, UNSEALED, Attempt, Jail, Mutant, judge, make_bases, mutate
 
 from rlkit_es.errors import CheckpointError, UserError

@@ -1,0 +1,159 @@
+"""The benchmark suites: which recipes, in which variants, on which environments, for how long."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+
+from rlkit_es.errors import UserError, look_up, suggestion
+
+PAIRS = (("ppo", "sd_ppo"), ("trpo", "sd_trpo"), ("espo", "sd_espo"))  # X and SD-X
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe, perhaps with other settings than its own."""
+
+    name: str
+    algo: str
+    settings: tuple[str, ...] = ()  # arguments of ``python -m rlkit_es.run``
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A grid of variants and environments."""
+
+    variants: tuple[Variant, ...]
+    envs: tuple[str, ...]
+    seeds: int
+    total_steps: int
+    settings: tuple[str, ...] = field(default=())  # of every run
+
+
+def plain(*algos: str) -> tuple[Variant, ...]:
+    """Recipes as they are."""
+    return tuple(Variant(algo, algo) for algo in algos)
+
+
+def parse_variant(text: str) -> Variant:
+    """Of ``name=algo --argument value ...``.
+
+    Raises:
+        UserError: it is not of this form.
+    """
+    name, _, rest = text.partition("=")
+    algo, *settings = shlex.split(rest) or [""]
+    if not re.fullmatch(r"\w[\w.-]*", name) or not algo or algo.startswith("-"):
+        raise UserError(f"--variant must be 'name=algo --argument value ...', got {text!r}")
+    return Variant(name, algo, tuple(settings))
+
+
+def _changes(algo: str, changes: Mapping[str, str]) -> tuple[Variant, ...]:
+    """The recipe as it is, and with one change at a time."""
+    changed = [
+        Variant(f"{algo}-{name}", algo, tuple(shlex.split(settings))) for name, settings in changes.items()
+    ]
+    return (Variant(algo, algo), *changed)
+
+
+_RECIPES = plain("ppo", "trpo", "espo", "sd_ppo", "sd_trpo", "sd_espo")
+
+_MUJOCO = (
+    *("Ant-v4", "HalfCheetah-v4", "Hopper-v4", "Walker2d-v4", "Humanoid-v4", "Swimmer-v4"),
+    *("Reacher-v4", "InvertedPendulum-v4", "InvertedDoublePendulum-v4"),
+)
+_DM_CONTROL = (
+    *("cartpole-swingup", "reacher-easy", "finger-spin", "cheetah-run", "walker-walk", "walker-run"),
+    *("hopper-stand", "quadruped-walk", "humanoid-run", "dog-run"),
+)
+_ATARI = ("Pong", "Breakout", "BeamRider", "Alien", "Amidar")
+
+_DROPOUT = {
+    "threshold_0.25": "--dropout-threshold 0.25",
+    "threshold_1": "--dropout-threshold 1",
+    "right_side": "--mask ratio_below",
+    "left_side": "--mask ratio_above",
+    "log_symmetric": "--mask ratio_log_symmetric",
+    "at_trial": "--mask-at trial",
+    "value_too": "--mask-value",
+    "ratio_minus_one": "--surrogate ratio_minus_one",
+}
+_STOPPING = {
+    "threshold_0.1": "--deviation-threshold 0.1",
+    "threshold_0.5": "--deviation-threshold 0.5",
+    "threshold_linear": "--deviation-threshold-schedule linear",
+    "median": "--deviation-statistic median",
+    "before": "--stop-when before",
+    "critic_stops_too": "--critic-epochs None",
+    "critic_5": "--critic-epochs 5",
+    "critic_20": "--critic-epochs 20",
+}
+_NATURAL_DROPOUT = {"rate_2": "--dropout-rate 2", "rate_4": "--dropout-rate 4"}
+
+SUITES: Mapping[str, Suite] = {
+    "mujoco": Suite(_RECIPES, _MUJOCO, seeds=5, total_steps=1_000_000, settings=("--eval-every", "50000")),
+    "dm_control": Suite(
+        _RECIPES,
+        tuple(f"dm_control/{task}-v0" for task in _DM_CONTROL),
+        seeds=3,
+        total_steps=4_000_000,
+        settings=("--eval-every", "200000"),
+    ),
+    "atari": Suite(
+        _RECIPES,
+        tuple(f"ALE/{game}-v5" for game in _ATARI),
+        seeds=3,
+        total_steps=10_000_000,
+        settings=("--eval-every", "1000000"),
+    ),
+    "ablation": Suite(
+        (
+            *_changes("sd_ppo", _DROPOUT),
+            *_changes("sd_trpo", _NATURAL_DROPOUT),
+            *_changes("espo", _STOPPING),
+        ),
+        ("Hopper-v4", "HalfCheetah-v4", "Humanoid-v4"),
+        seeds=3,
+        total_steps=1_000_000,
+        settings=("--eval-every", "100000"),
+    ),
+}
+
+
+def find_suite(name: str) -> Suite:
+    """The suite of that name; a UserError names the closest."""
+    return look_up("suite", name, SUITES)
+
+
+def select(suite: Suite, variants: Sequence[str], envs: Sequence[str]) -> Suite:
+    """The part of ``suite`` whose names match the patterns (``espo*``, ``Hopper*``); none: all of it.
+
+    Raises:
+        UserError: a pattern matches nothing.
+    """
+    chosen = [v.name for v in suite.variants]
+    kept_variants = _matching("variant", chosen, variants)
+    kept_envs = _matching("environment", suite.envs, envs)
+    return replace(
+        suite,
+        variants=tuple(v for v in suite.variants if v.name in kept_variants),
+        envs=tuple(env for env in suite.envs if env in kept_envs),
+    )
+
+
+def in_version_5(suite: Suite) -> Suite:
+    """With Gymnasium's v5 of the environments that are v4."""
+    return replace(suite, envs=tuple(re.sub(r"-v4$", "-v5", env) for env in suite.envs))
+
+
+def _matching(what: str, names: Sequence[str], patterns: Sequence[str]) -> set[str]:
+    matched: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in names if fnmatchcase(name, pattern)}
+        if not found:
+            raise UserError(f"no {what} {pattern!r} in this suite; {suggestion(pattern, names)}")
+        matched |= found
+    return matched if patterns else set(names)

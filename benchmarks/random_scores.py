@@ -1,0 +1,45 @@
+"""Mean returns of uniformly random actions on MuJoCo: the zero of the scores in docs/results.md.
+
+python benchmarks/random_scores.py
+"""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium
+import numpy as np
+from grids.scores import RANDOM_FILE
+from grids.suites import SUITES, in_version_5
+from machine import describe_machine
+
+EPISODES = 100
+
+
+def main() -> None:
+    """Play `EPISODES` episodes of each environment and save the means."""
+    envs = (*SUITES["mujoco"].envs, *in_version_5(SUITES["mujoco"]).envs)
+    returns = {env: round(random_return(env), 2) for env in envs}
+    content = {"episodes": EPISODES, "machine": describe_machine(), "returns": returns}
+    RANDOM_FILE.write_text(json.dumps(content, indent=2) + "\n")
+    print("\n".join(f"{env}: {value}" for env, value in returns.items()))
+
+
+def random_return(env_id: str) -> float:
+    """Mean return of random actions, seeds 0 to `EPISODES` - 1."""
+    env = gymnasium.make(env_id)
+    returns = []
+    for seed in range(EPISODES):
+        env.action_space.seed(seed)
+        env.reset(seed=seed)
+        total, done = 0.0, False
+        while not done:
+            _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            total, done = total + float(reward), terminated or truncated
+        returns.append(total)
+    env.close()
+    return float(np.mean(returns))
+
+
+if __name__ == "__main__":
+    main()
