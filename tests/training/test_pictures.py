@@ -312,6 +312,7 @@ BY_STEP: dict[str, dict[str, Any]] = {
         "epochs": 4,
         "learning_rate": 2.5e-4,
         "clip_range": 0.1,
+        "deviation_threshold": 0.1,
         "entropy_coefficient": 0.01,
     },
     "natural": {"rollout_steps": 256, "learning_rate": 2.5e-4, "max_kl": 0.01, "fisher_fraction": 0.2},
