@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba, arXiv:1412.6980) over one flat vector of two parts, policy and critic."""
+"""Adam (Kingma and Ba, arXiv:1412.6980) over one flat vector of policy and critic."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ class AdamState(NamedTuple):
     exp_avg: Tensor  # (P,)
     exp_avg_sq: Tensor  # (P,)
     steps: Tensor  # (2,) float32: steps taken by the policy and by the critic
+
+
+class Parts(NamedTuple):
+    """Sizes of the parts of the flat vector, in their order."""
+
+    log_std: int  # of the policy, with a learning rate of its own; 0 where actions have none
+    network: int  # of the policy
+    critic: int
+
+    @property
+    def policy(self) -> int:
+        """Where the critic begins."""
+        return self.log_std + self.network
 
 
 def init_state(parameters: Tensor) -> AdamState:
@@ -50,40 +63,39 @@ def adam(
     scale: Tensor,
     learning_rate: Tensor,
     active: Tensor,
-    policy_size: int,
+    parts: Parts,
     epsilon: float,
 ) -> AdamState:
-    """One step of the parts that are active; the others stay as they are, moments and count too.
+    """One step of what is active; the other stays as it is, moments and count too.
 
-    A frozen part is held by factors of 0 rather than by masks: a scalar for each part costs nothing,
-    a mask as long as the parameters costs as much as the step.
+    What is frozen is held by factors of 0 rather than by masks: a scalar for each part costs nothing, a
+    mask as long as the parameters costs as much as the step.
 
     Args:
-        state: a policy part of ``policy_size`` and a critic part.
+        state: of policy and critic.
         gradient: (P,) of the loss, finite.
         scale: () what the gradient is multiplied with first.
-        learning_rate: (2,) of the policy and of the critic.
-        active: (2,) float, 1 for a part that steps and 0 for one that stays.
-        policy_size: where the critic part begins.
+        learning_rate: (3,) of each part.
+        active: (2,) float, of policy and critic: 1 for what steps and 0 for what stays.
+        parts: of the vectors.
         epsilon: Adam's, outside the bias-corrected root as in ``torch.optim.Adam``.
     """
     steps = state.steps + active
-    taken = steps.clamp(min=1)
+    taken, moving = _by_part(steps.clamp(min=1)), _by_part(active)
     # Stacked, so that a compiler computes these few scalars once and not again for each parameter.
     coefficients = torch.stack(
         [
-            scale.expand(2),
-            active * (1 - BETA1),
-            active * (1 - BETA2),
-            active * learning_rate / (1 - BETA1**taken),
+            scale.expand(len(parts)),
+            moving * (1 - BETA1),
+            moving * (1 - BETA2),
+            moving * learning_rate / (1 - BETA1**taken),
             (1 - BETA2**taken).rsqrt(),
         ]
     )
-    sizes = [policy_size, gradient.numel() - policy_size]
     vectors = (state.parameters, state.exp_avg, state.exp_avg_sq, gradient)
     moved = []
     for part, (parameters, exp_avg, exp_avg_sq, g) in enumerate(
-        zip(*(torch.split(vector, sizes) for vector in vectors), strict=True)
+        zip(*(torch.split(vector, list(parts)) for vector in vectors), strict=True)
     ):
         factor, pull, pull_sq, step_size, root_correction = coefficients[:, part].unbind(0)
         g = g * factor
@@ -91,7 +103,7 @@ def adam(
         exp_avg_sq = exp_avg_sq + (g * g - exp_avg_sq) * pull_sq
         change = step_size * exp_avg / (exp_avg_sq.sqrt() * root_correction + epsilon)
         moved.append((parameters - change, exp_avg, exp_avg_sq))
-    new_parameters, new_avg, new_avg_sq = (torch.cat(parts) for parts in zip(*moved, strict=True))
+    new_parameters, new_avg, new_avg_sq = (torch.cat(pieces) for pieces in zip(*moved, strict=True))
     return AdamState(new_parameters, new_avg, new_avg_sq, steps)
 
 
@@ -101,7 +113,7 @@ def fused_adam(
     scale: Tensor,
     learning_rate: Tensor,
     active: Tensor,
-    policy_size: int,
+    parts: Parts,
     epsilon: float,
 ) -> AdamState:
     """`adam` in one pass over memory, by a kernel of torch's own; it cannot be traced.
@@ -109,21 +121,23 @@ def fused_adam(
     Worth it where networks are large and nothing is compiled: with the 1.7 million parameters of a
     Nature CNN it takes a quarter of the time. ``gradient`` is overwritten.
     """
-    steps, held = state.steps.clone(), 1 - active
+    held = _by_part(1 - active)
     parameters, exp_avg, exp_avg_sq = (vector.clone() for vector in state[:3])
-    sizes = [policy_size, gradient.numel() - policy_size]
-    vectors = (torch.split(vector, sizes) for vector in (parameters, gradient, exp_avg, exp_avg_sq))
+    vectors = (torch.split(vector, list(parts)) for vector in (parameters, gradient, exp_avg, exp_avg_sq))
+    counts = _by_part(state.steps)
     for part, (p, g, avg, avg_sq) in enumerate(zip(*vectors, strict=True)):
+        if not parts[part]:
+            continue
         functional_adam(
             [p],
             [g],
             [avg],
             [avg_sq],
             [],
-            [steps[part]],
+            [counts[part]],
             fused=True,
             grad_scale=scale.reciprocal(),  # what the gradient is divided by
-            found_inf=held[part],  # a part that is told of one stays as it is
+            found_inf=held[part],  # what is told of one stays as it is
             amsgrad=False,
             beta1=BETA1,
             beta2=BETA2,
@@ -132,4 +146,9 @@ def fused_adam(
             eps=epsilon,
             maximize=False,
         )
-    return AdamState(parameters, exp_avg, exp_avg_sq, steps)
+    return AdamState(parameters, exp_avg, exp_avg_sq, state.steps + active)
+
+
+def _by_part(of_owners: Tensor) -> Tensor:
+    """(2,) of policy and critic as (3,) of each part."""
+    return torch.cat([of_owners[:1], of_owners])

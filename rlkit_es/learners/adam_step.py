@@ -71,7 +71,7 @@ class AdamStep:
 
         Args:
             batch: B samples of the current policy.
-            learning_rate: of the policy, now; the critic's keeps its proportion to it.
+            learning_rate: of the policy, now; the others keep their proportions to it.
             remaining: of training, from 1 at its start to 0: what scheduled thresholds go by.
 
         Returns:
@@ -86,7 +86,7 @@ class AdamStep:
         config, device = self.config, batch.valid.device
         if config.advantage_normalization == "batch":
             batch = batch._replace(advantage=normalize(batch.advantage, batch.valid))
-        rates = learning_rate, config.critic_rate(learning_rate)
+        rates = config.log_std_rate(learning_rate), learning_rate, config.critic_rate(learning_rate)
         inputs = StepInputs(
             learning_rate=torch.tensor(rates, device=device),
             critic_on=torch.ones((), dtype=torch.bool, device=device),

@@ -9,7 +9,10 @@ from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
 
 # Fields that only one kind of step reads.
-_ONLY_ADAM = ("epochs", "stop_when", "entropy_coefficient", "deviation_threshold_schedule")
+_ONLY_ADAM = (
+    *("epochs", "stop_when", "entropy_coefficient", "deviation_threshold_schedule"),
+    "log_std_learning_rate",
+)
 _ONLY_NATURAL = ("cg_iterations", "cg_damping", "line_search_steps", "line_search_shrink", "fisher_fraction")
 
 

@@ -31,6 +31,11 @@ class UpdateConfig:
     critic_learning_rate: float | None = None
     """Adam step size of the critic; None: the policy's."""
 
+    log_std_learning_rate: float | None = None
+    """Adam step size of the log standard deviation of continuous actions; None: the policy's. It is one
+    number an action dimension, and each step moves it by no more than this, while a network's output
+    moves with all of its weights: a policy that stops after few steps hardly learns it otherwise."""
+
     learning_rate_schedule: Literal["linear", "constant", "adaptive_kl"] = "linear"
     """linear: to 0 at the end of training, better for a final score. constant: for open-ended runs.
     adaptive_kl: up and down by 1.5 to keep each minibatch's KL near `max_kl`, as in rsl_rl."""
@@ -149,8 +154,13 @@ class UpdateConfig:
         check_range(self, "value_coefficient", "entropy_coefficient", low=0, high=1e6)
         if self.critic_epochs is not None:
             check_counts(self, "critic_epochs")
-        if self.critic_learning_rate is not None:
-            check_range(self, "critic_learning_rate", above=0, high=1)
+        for name in ("critic_learning_rate", "log_std_learning_rate"):
+            if getattr(self, name) is not None:
+                check_range(self, name, above=0, high=1)
+
+    def log_std_rate(self, learning_rate: float) -> float:
+        """The log standard deviation's learning rate while the policy's is ``learning_rate``."""
+        return learning_rate * (self.log_std_learning_rate or self.learning_rate) / self.learning_rate
 
     def critic_rate(self, learning_rate: float) -> float:
         """The critic's learning rate while the policy's is ``learning_rate``: in the same proportion."""

@@ -53,7 +53,7 @@ class CriticFit:
         parameters = self.state.parameters
         ones, going = parameters.new_ones(()), torch.ones_like(batch.valid[0])
         report = parameters.new_zeros(len(REPORT))
-        inputs = StepInputs(parameters.new_full((2,), learning_rate), going, {}, batch)
+        inputs = StepInputs(parameters.new_full((3,), learning_rate), going, {}, batch)
         for _ in range(self.config.critic_epochs or 0):
             index, real, count = shuffled_minibatches(batch.valid, self.config.minibatch_size, self.generator)
             state = StepState(going, self.state, Adaptive(ones, ones), report)

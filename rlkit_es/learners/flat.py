@@ -23,6 +23,10 @@ class FlatModule:
         self.sizes = [p.numel() for p in named.values()]
         self.size = sum(self.sizes)
 
+    def leading(self, name: str) -> int:
+        """Size of the parameter called ``name``, of whatever submodule, if it comes first; else 0."""
+        return self.sizes[0] if self.names[0].rsplit(".", 1)[-1] == name else 0
+
     def gather(self) -> Tensor:
         """A copy of the module's parameters, (size,)."""
         return torch.cat([p.detach().flatten() for p in self.module.parameters()])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlkit_es.core.adaptation import adapt_to_kl, dual_ascent
 from rlkit_es.core.losses import masked_mean
-from rlkit_es.learners.adam import AdamState, adam, clip_scale, fused_adam
+from rlkit_es.learners.adam import AdamState, Parts, adam, clip_scale, fused_adam
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.minibatch_loss import Losses, MinibatchLoss
 from rlkit_es.learners.recipes import Slots
@@ -50,7 +50,7 @@ class StepState(NamedTuple):
 class StepInputs(NamedTuple):
     """What stays the same over the minibatches of an epoch."""
 
-    learning_rate: Tensor  # (2,) of policy and critic
+    learning_rate: Tensor  # (3,) of each of `Parts`
     critic_on: Tensor  # () bool: the critic takes part in this epoch
     scheduled: dict[str, Tensor]  # () each: hyperparameters of slots that change over training
     batch: Batch
@@ -64,6 +64,8 @@ class MinibatchStep:
         self.actor, self.critic = self.loss.actor, self.loss.critic
         self.slots = slots
         self.config = config
+        log_std = self.actor.leading("log_std")
+        self._parts = Parts(log_std, self.actor.size - log_std, self.critic.size)
         # Convolutions are never compiled.
         self._adam = fused_adam if policy.pixels else adam
 
@@ -114,7 +116,8 @@ class MinibatchStep:
         scale, _ = clip_scale(gradient.square().sum(), self.config.max_grad_norm)
         zero, one = torch.zeros_like(scale), torch.ones_like(scale)
         active, rates = torch.stack([zero, one]), self._rates(inputs, state.adaptive)
-        optimizer = self._adam(optimizer, gradient, scale, rates, active, 0, self.config.adam_epsilon)
+        alone = Parts(0, 0, self._parts.critic)
+        optimizer = self._adam(optimizer, gradient, scale, rates, active, alone, self.config.adam_epsilon)
         happened = torch.stack([zero, value_loss, zero, zero, zero, one, zero])
         return StepState(state.going, optimizer, state.adaptive, state.report + happened)
 
@@ -148,14 +151,14 @@ class MinibatchStep:
         self, optimizer: AdamState, gradient: Tensor, active: Tensor, rates: Tensor
     ) -> tuple[AdamState, Tensor]:
         """A step of the active parts, with their gradients clipped together; and their norm."""
-        parts = torch.split(gradient, [self.actor.size, self.critic.size])
-        square_norm = (torch.stack([part.square().sum() for part in parts]) * active).sum()
+        of_both = torch.split(gradient, [self.actor.size, self.critic.size])
+        square_norm = (torch.stack([part.square().sum() for part in of_both]) * active).sum()
         scale, norm = clip_scale(square_norm, self.config.max_grad_norm)
-        size, epsilon = self.actor.size, self.config.adam_epsilon
-        return self._adam(optimizer, gradient, scale, rates, active, size, epsilon), norm
+        epsilon = self.config.adam_epsilon
+        return self._adam(optimizer, gradient, scale, rates, active, self._parts, epsilon), norm
 
     def _rates(self, inputs: StepInputs, adaptive: Adaptive) -> Tensor:
-        """(2,) learning rates of policy and critic."""
+        """(3,) learning rates of each of `Parts`."""
         if self.config.learning_rate_schedule == "adaptive_kl":
             return inputs.learning_rate * adaptive.rate_scale
         return inputs.learning_rate

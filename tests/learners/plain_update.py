@@ -27,7 +27,9 @@ class PlainUpdate:
         self.algo, self.policy, self.config = algo, policy, config
         self.generator = torch.Generator().manual_seed(seed)
         self.parameters = [*policy.actor.parameters(), *policy.critic.parameters()]
-        groups = [{"params": list(policy.actor.parameters())}, {"params": list(policy.critic.parameters())}]
+        log_std = [p for name, p in policy.actor.named_parameters() if name == "log_std"]
+        network = [p for name, p in policy.actor.named_parameters() if name != "log_std"]
+        groups = [{"params": part} for part in (log_std, network, list(policy.critic.parameters()))]
         self.optimizer = torch.optim.Adam(groups, lr=1.0, eps=1e-5)
         self.rate_scale = 1.0
         self.penalty = config.initial_penalty
@@ -128,10 +130,10 @@ class PlainUpdate:
         return loss
 
     def _descend(self) -> None:
-        critic_rate = self.config.critic_learning_rate or self.config.learning_rate
-        rate = self.learning_rate * self.rate_scale
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.param_groups[1]["lr"] = rate * critic_rate / self.config.learning_rate
+        own = self.config.learning_rate
+        rates = self.config.log_std_learning_rate or own, own, self.config.critic_learning_rate or own
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = self.learning_rate * self.rate_scale * rate / own
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self.optimizer.step()
 

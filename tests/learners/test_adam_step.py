@@ -5,6 +5,7 @@ import pytest
 import torch
 from update_examples import (
     ADAM,
+    BATCH_SIZE,
     BOX,
     DISCRETE,
     actor_size,
@@ -293,3 +294,30 @@ def test_compiled_equals_eager_for_two_sizes_in_one_process(tmp_path, monkeypatc
         assert relative_difference(compiled.state.parameters, eager.state.parameters) < 1e-5
         assert torch.equal(parameters_of(policy), compiled.state.parameters)
         assert torch.equal(compiled.state.steps, eager.state.steps)
+
+
+def test_the_log_std_steps_at_a_rate_of_its_own() -> None:
+    policy = make_policy()
+    before, network = policy.actor.log_std.detach().clone(), policy.actor.network.weight_0.detach().clone()
+    rate, own = 1e-3, 2e-2
+    config = make_config(
+        learning_rate=rate, log_std_learning_rate=own, minibatch_size=BATCH_SIZE, epochs=1, critic_epochs=1
+    )
+    learner = make_learner("ppo", config, policy)
+    learner.update(make_batch(policy), rate)
+    # The first step of Adam is as long as its rate wherever the gradient is not nearly 0.
+    torch.testing.assert_close(
+        (policy.actor.log_std - before).abs(), torch.full_like(before, own), rtol=0.01, atol=0
+    )
+    moved_by = (policy.actor.network.weight_0 - network).abs()
+    assert rate * 0.9 < moved_by.max() <= rate * 1.001
+
+
+def test_actions_without_a_log_std_have_no_rate_for_it() -> None:
+    results = []
+    for own in (None, 1e-2):
+        policy = make_policy(DISCRETE)
+        config = make_config(learning_rate=1e-3, log_std_learning_rate=own)
+        make_learner("ppo", config, policy).update(make_batch(policy), 1e-3)
+        results.append(parameters_of(policy))
+    assert torch.equal(*results)

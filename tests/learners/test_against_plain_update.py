@@ -39,6 +39,7 @@ CASES = [
     ("sd_ppo", {"learning_rate": 3e-3, "dropout_threshold": 0.1, "mask_at": "trial", "mask_value": True}),
     ("sd_espo", ESPO | {"dropout_threshold": 0.1, "mask_value": True, "critic_epochs": 4}),
     ("espo", ESPO | {"deviation_threshold": 0.15, "deviation_threshold_schedule": "linear"}),
+    ("espo", ESPO | {"log_std_learning_rate": 1e-2, "critic_learning_rate": 1e-3}),
 ]
 
 
@@ -73,7 +74,7 @@ def learn_both_ways(
 
 @pytest.mark.parametrize(
     ("algo", "changes", "action"),
-    [(*case, BOX) for case in CASES] + [(*CASES[i], DISCRETE) for i in (1, 6, 9, 11, 12)],
+    [(*case, BOX) for case in CASES] + [(*CASES[i], DISCRETE) for i in (1, 6, 9, 11, 12, 17)],
 )
 def test_the_same_parameters_in_float64(algo: str, changes: dict, action: ActionSpec) -> None:
     before, ours, plain = learn_both_ways(algo, changes, make_policy(action).double())

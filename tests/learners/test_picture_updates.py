@@ -21,7 +21,7 @@ from update_examples import (
 )
 
 from rlkit_es.errors import UserError
-from rlkit_es.learners.adam import AdamState, adam, fused_adam, init_state
+from rlkit_es.learners.adam import AdamState, Parts, adam, fused_adam, init_state
 from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
@@ -124,16 +124,16 @@ def equal(one: list[Tensor], other: list[Tensor]) -> bool:
 # --- Adam by torch's own kernel ---
 
 
-@pytest.mark.parametrize("policy_size", [1, 700, 999])
+@pytest.mark.parametrize("sizes", [Parts(0, 1, 999), Parts(6, 694, 300), Parts(1, 0, 999), Parts(1, 998, 1)])
 @pytest.mark.parametrize("scale", [1.0, 0.03])
-def test_the_fused_kernel_is_adam(policy_size: int, scale: float) -> None:
+def test_the_fused_kernel_is_adam(sizes: Parts, scale: float) -> None:
     generator = torch.Generator().manual_seed(0)
     state = fused_state = init_state(torch.randn(1000, generator=generator))
-    rates = torch.tensor([1e-3, 3e-3])
+    rates = torch.tensor([1e-2, 1e-3, 3e-3])
     kinds = [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)]
     for active in [*kinds, *reversed(kinds), *kinds]:
         gradient = torch.randn(1000, generator=generator)
-        arguments = torch.tensor(scale), rates, torch.tensor(active), policy_size, 1e-5
+        arguments = torch.tensor(scale), rates, torch.tensor(active), sizes, 1e-5
         before = AdamState(*(x.clone() for x in fused_state))
         state = adam(state, gradient.clone(), *arguments)
         after = fused_adam(fused_state, gradient.clone(), *arguments)
@@ -142,7 +142,7 @@ def test_the_fused_kernel_is_adam(policy_size: int, scale: float) -> None:
         for field, expected in zip(after[:3], state[:3], strict=True):
             assert relative_difference(field, expected) < 1e-6
         for part, on in enumerate(active):
-            rows = slice(policy_size) if part == 0 else slice(policy_size, None)
+            rows = slice(sizes.policy) if part == 0 else slice(sizes.policy, None)
             unchanged = [torch.equal(x[rows], y[rows]) for x, y in zip(after[:3], before[:3], strict=True)]
             assert unchanged == [not on] * 3
             assert after.steps[part] == before.steps[part] + on
@@ -159,8 +159,8 @@ def test_the_fused_kernel_is_that_of_torch_on_the_critic_alone() -> None:
         gradient = torch.randn(50, generator=generator)
         parameter.grad = 0.5 * gradient
         optimizer.step()
-        rates, active = torch.full((2,), 1e-3), torch.tensor([0.0, 1.0])
-        state = fused_adam(state, gradient, torch.tensor(0.5), rates, active, 0, 1e-5)
+        rates, active = torch.full((3,), 1e-3), torch.tensor([0.0, 1.0])
+        state = fused_adam(state, gradient, torch.tensor(0.5), rates, active, Parts(0, 0, 50), 1e-5)
     torch.testing.assert_close(state.parameters, parameter.detach(), rtol=1e-6, atol=1e-7)
     assert state.steps.tolist() == [0, 5]
 
@@ -168,7 +168,9 @@ def test_the_fused_kernel_is_that_of_torch_on_the_critic_alone() -> None:
 def test_a_part_that_stays_is_not_touched_by_a_gradient_that_is_not_finite() -> None:
     state = init_state(torch.ones(10))
     gradient = torch.tensor([1.0] * 6 + [math.nan] * 4)
-    after = fused_adam(state, gradient, torch.ones(()), torch.ones(2), torch.tensor([1.0, 0.0]), 6, 1e-5)
+    after = fused_adam(
+        state, gradient, torch.ones(()), torch.ones(3), torch.tensor([1.0, 0.0]), Parts(0, 6, 4), 1e-5
+    )
     assert all(torch.equal(x[6:], y[6:]) for x, y in zip(after[:3], state[:3], strict=True))
     assert after.parameters[:6].isfinite().all()
 

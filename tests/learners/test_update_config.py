@@ -39,6 +39,7 @@ MATTERS: list[tuple[str, Any, str, dict[str, Any]]] = [
     ("critic_epochs", None, "espo", STOPPING),
     ("learning_rate", 2e-3, "ppo", {}),
     ("critic_learning_rate", 2e-3, "ppo", {}),
+    ("log_std_learning_rate", 2e-3, "ppo", {}),
     ("adam_epsilon", 1e-3, "ppo", {}),
     ("max_grad_norm", 1e-3, "ppo", {}),
     ("max_grad_norm", math.inf, "ppo", {}),

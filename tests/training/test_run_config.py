@@ -326,6 +326,7 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "critic_epochs": (0, -1, 1.5, True, "10"),
     "learning_rate": (*NOT_RATES, None),
     "critic_learning_rate": NOT_RATES,
+    "log_std_learning_rate": NOT_RATES,
     "learning_rate_schedule": ("cosine", "adaptive", None),
     "adam_epsilon": (*NOT_RATES, None),
     "max_grad_norm": NOT_POSITIVE,
