@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 _PACKAGES = (
     *("torch", "numpy", "gymnasium", "mujoco", "envpool", "ale-py", "dm-control"),
-    *("stable_baselines3", "sb3_contrib"),
+    *("stable_baselines3", "sb3_contrib", "tianshou"),
 )
 
 
