@@ -29,6 +29,7 @@ _TITLES = {
     "mujoco": "MuJoCo",
     "dm_control": "DM Control",
     "atari": "Atari",
+    "choosing": "Choosing the defaults: one change at a time",
     "ablation": "Ablations: one change at a time",
 }
 _INTRODUCTION = """\
@@ -80,10 +81,11 @@ def _section(measured: Measurement, folder: Path) -> list[str]:
     if not measured.runs:
         return ["Nothing of it has been run yet."]
     _write_table(measured, folder / f"{measured.name}.csv")
-    lines = [f"{measured.suite.total_steps:,} environment steps.", "", *sections.overview(measured)]
-    if measured.name == "ablation":
-        lines += _part("Over the suite", sections.aggregates(measured))
+    lines = [f"{measured.suite.total_steps:,} environment steps.", ""]
+    if measured.name in ("ablation", "choosing"):
+        lines += sections.changes(measured)
     else:
+        lines += sections.overview(measured)
         lines += _figures(measured, folder)
         lines += _part("Over the suite", [*sections.aggregates(measured), *_improvements(measured)])
         lines += _part("What dropout changes", sections.dropout_pairs(measured))

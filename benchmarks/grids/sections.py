@@ -82,6 +82,20 @@ def overview(measured: Measurement) -> list[str]:
     return table(["", *(f"`{name}`" for name in measured.variants)], rows)
 
 
+def changes(measured: Measurement) -> list[str]:
+    """A line for each variant that was run: its mean and deviation by environment, its mean score."""
+    envs = list(measured.by_env)
+    rows = []
+    for name in measured.variants:
+        of_envs = {env: found[name] for env, found in measured.by_env.items() if name in found}
+        scored = [env for env in of_envs if env in measured.scales]
+        score = np.mean([np.mean(runs) for runs in measured.scores(name, scored)]) if scored else np.nan
+        entries = [_mean_entry(of_envs.get(env), np.inf) for env in envs]
+        if of_envs:
+            rows.append([f"`{name}`", *entries, f"{score:.2f} ({len(scored)} of {len(envs)})"])
+    return table(["", *envs, "mean score (environments)"], rows)
+
+
 def details(measured: Measurement) -> list[str]:
     """Every statistic, and what the runs were made with."""
     return [*returns_table(measured.runs), "", *provenance(measured.runs)]

@@ -91,6 +91,38 @@ _STOPPING = {
     "critic_5": "--critic-epochs 5",
     "critic_20": "--critic-epochs 20",
 }
+# What the defaults are chosen from, on environments that the choice is not judged by alone.
+_PPO_CHOICES = {
+    "gae_0.9": "--gae-lambda 0.9",
+    "minibatch_256": "--minibatch-size 256",
+    "short_rollouts": "--rollout-steps 8 --epochs 5 --critic-epochs 5",
+    "log_std_rate": "--log-std-learning-rate 1e-3",
+    "log_std_0": "--log-std-init 0",
+    "wide": "--hidden-sizes 256 256",
+    "clip_0.3": "--clip-range 0.3",
+}
+_TRPO_CHOICES = {
+    "gae_0.9": "--gae-lambda 0.9",
+    "short_rollouts": "--rollout-steps 16",
+    "kl_0.01": "--max-kl 0.01",
+    "kl_0.04": "--max-kl 0.04",
+    "critic_20": "--critic-epochs 20",
+    "log_std_0": "--log-std-init 0",
+    "wide": "--hidden-sizes 256 256",
+}
+_SLOW = "--learning-rate 1e-4 --critic-learning-rate 3e-4"
+_ESPO_CHOICES = {
+    "slow": _SLOW,
+    "slow_log_std_rate": f"{_SLOW} --log-std-learning-rate 1e-3",
+    "log_std_rate": "--log-std-learning-rate 1e-3",
+    "minibatch_512": "--minibatch-size 512",
+    "slow_minibatch_512": f"{_SLOW} --minibatch-size 512 --epochs 20",
+    "log_std_0": "--log-std-init 0",
+}
+_SD_ESPO_CHOICES = {
+    "slow_dropout_0.25": f"{_SLOW} --dropout-threshold 0.25",
+    "slow_dropout_0.25_log_std_rate": f"{_SLOW} --dropout-threshold 0.25 --log-std-learning-rate 1e-3",
+}
 _NATURAL_DROPOUT = {"rate_2": "--dropout-rate 2", "rate_4": "--dropout-rate 4"}
 
 SUITES: Mapping[str, Suite] = {
@@ -108,6 +140,18 @@ SUITES: Mapping[str, Suite] = {
         seeds=3,
         total_steps=10_000_000,
         settings=("--eval-every", "1000000"),
+    ),
+    "choosing": Suite(
+        (
+            *_changes("ppo", _PPO_CHOICES),
+            *_changes("trpo", _TRPO_CHOICES),
+            *_changes("espo", _ESPO_CHOICES),
+            *_changes("sd_espo", _SD_ESPO_CHOICES),
+        ),
+        ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4"),
+        seeds=3,
+        total_steps=1_000_000,
+        settings=("--eval-every", "100000"),
     ),
     "ablation": Suite(
         (
