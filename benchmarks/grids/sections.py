@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -197,12 +198,13 @@ def _mean_entry(seeds: Sequence[Run] | None, best: float) -> str:
         return ""
     returns = [run.final_return for run in seeds]
     mean = float(np.mean(returns))
-    text = f"{_short(mean)} ± {_short(sample_std(returns))} ({len(seeds)})"
+    text = f"{_plus_minus(mean, sample_std(returns))} ({len(seeds)})"
     return f"**{text}**" if mean == best else text
 
 
 def _plus_minus(mean: float, std: float) -> str:
-    return f"{_short(mean)} ± {_short(std)}"
+    """Without a deviation where there is a single value."""
+    return _short(mean) if math.isnan(std) else f"{_short(mean)} ± {_short(std)}"
 
 
 def _short(value: float) -> str:

@@ -115,6 +115,11 @@ def test_changes_have_a_line_each_and_the_score_of_what_was_run():
     assert "| `espo` | 2,001 ± 1.0 (3) |  |" in lines[3]
 
 
+def test_a_single_seed_has_no_deviation():
+    lines = sections.overview(measurement("ppo", seeds=1))
+    assert "| Hopper-v4 | **1,000 (1)** |" in lines
+
+
 def test_what_was_not_run_is_named():
     measured = measurement("ppo", "espo")
     assert sections.not_run(measured) == []
