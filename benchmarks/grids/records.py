@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from seed_statistics import thin
 
 from rlkit_es.runs.run_records import read_run
+from rlkit_es.training.config import Config
 
 RUNS_FILE, CURVES_FILE = "runs.json", "curves.csv"
 CURVE_FIELDS = ("env_steps", "wall_seconds", "episode_return_mean", "evaluation_return_mean")
@@ -78,8 +79,12 @@ class Run:
 
 
 def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that runs with other seeds share, as JSON has them."""
-    shared = {name: value for name, value in config.items() if name not in _OF_THE_RUN_ALONE}
+    """The settings that runs with other seeds share, as JSON has them.
+
+    A setting that came after the run has the value that leaves everything as it was: its default.
+    """
+    defaults = {setting.name: setting.default for setting in fields(Config) if setting.default is not MISSING}
+    shared = {k: v for k, v in {**defaults, **config}.items() if k not in _OF_THE_RUN_ALONE}
     return dict(json.loads(json.dumps(shared, default=str)))
 
 
@@ -105,7 +110,7 @@ def read_committed(directory: Path) -> list[Run]:
         Run(
             **{
                 **entry,
-                "config": content["configs"][entry["config"]],
+                "config": experiment_of(content["configs"][entry["config"]]),
                 "circumstances": content["circumstances"][entry["circumstances"]],
             },
             curve=curves.get((entry["env"], entry["variant"], entry["seed"]), nothing),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from grids.records import CURVE_FIELDS, DIAGNOSTICS, Run
+from grids.records import CURVE_FIELDS, DIAGNOSTICS, Run, experiment_of
 
 CIRCUMSTANCES = {
     "backend": "envpool",
@@ -40,7 +40,7 @@ def make_run(
         variant=variant,
         seed=seed,
         command=f"python -m rlkit_es.run --algo {variant} --env {env} --seed {seed}",
-        config={"env": env, "algo": variant, "total_steps": 1000, **(config or {})},
+        config=experiment_of({"env": env, "algo": variant, "total_steps": 1000, **(config or {})}),
         circumstances=CIRCUMSTANCES,
         wall_seconds=12.5,
         evaluation={
