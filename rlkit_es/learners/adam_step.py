@@ -12,6 +12,7 @@ from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
 from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
 from rlkit_es.learners.recipes import Slots
+from rlkit_es.learners.schedules import scheduled_settings
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import Batch
 
@@ -138,18 +139,6 @@ class AdamStep:
         """What the critic takes in place of observations, worked out once for all its minibatches."""
         observation = self._policy.critic_input(inputs.batch.observation)
         return inputs._replace(batch=inputs.batch._replace(observation=observation))
-
-
-def scheduled_settings(config: UpdateConfig, remaining: float) -> dict[str, float]:
-    """The hyperparameters of slots that change over training, as they are now.
-
-    Args:
-        config: as it was at the start.
-        remaining: of training, from 1 to 0.
-    """
-    if config.deviation_threshold_schedule == "constant":
-        return {}
-    return {"deviation_threshold": config.deviation_threshold * remaining}
 
 
 def _summarize(report: torch.Tensor) -> dict[str, float]:

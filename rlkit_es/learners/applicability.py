@@ -13,7 +13,10 @@ _ONLY_ADAM = (
     *("epochs", "stop_when", "entropy_coefficient", "deviation_threshold_schedule"),
     "log_std_learning_rate",
 )
-_ONLY_NATURAL = ("cg_iterations", "cg_damping", "line_search_steps", "line_search_shrink", "fisher_fraction")
+_ONLY_NATURAL = (
+    *("max_kl_schedule", "cg_iterations", "cg_damping", "line_search_steps", "line_search_shrink"),
+    "fisher_fraction",
+)
 
 
 def check_applies(

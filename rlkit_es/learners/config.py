@@ -111,6 +111,10 @@ class UpdateConfig:
     limit of the stop mean_kl, the aim of the schedule adaptive_kl, the unit of the mask kl_below.
     0.01 is careful; libraries that average over the dimensions allow that many times as much."""
 
+    max_kl_schedule: Literal["constant", "linear"] = "constant"
+    """linear: the trust region of a natural step shrinks to 0 over training, so that the last policies
+    hardly move; begin it with twice the constant value or more."""
+
     constraint_limit: float = 0.1
     """Largest mean of `constraint`. For ratio_variance about twice the KL allowed."""
 

@@ -26,6 +26,7 @@ from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.critic_fit import CriticFit
 from rlkit_es.learners.minibatch_step import MinibatchStep
 from rlkit_es.learners.recipes import Slots
+from rlkit_es.learners.schedules import scheduled_settings
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
 from rlkit_es.types import Batch, PolicyStats
@@ -77,7 +78,7 @@ class NaturalStep:
         Args:
             batch: B samples of the current policy.
             learning_rate: scheduled; the critic's keeps its proportion to it.
-            remaining: of training; nothing here is scheduled by it.
+            remaining: of training, from 1 at its start to 0: what a scheduled trust region goes by.
 
         Returns:
             metrics by name: ``policy_loss`` minus the surrogate after the step, ``grad_norm`` and
@@ -89,7 +90,8 @@ class NaturalStep:
             NonFiniteError: the gradient or a loss is NaN or infinite.
         """
         samples = Batch(*(field[batch.valid] for field in batch))
-        search, gradient_norm, kept = self._step_policy(samples)
+        max_kl = scheduled_settings(self.config, remaining).get("max_kl", self.config.max_kl)
+        search, gradient_norm, kept = self._step_policy(samples, max_kl)
         if search.accepted:
             self.parameters.copy_(search.parameters)
         if self.config.mask_value:
@@ -107,7 +109,7 @@ class NaturalStep:
             "learning_rate": learning_rate,
         }
 
-    def _step_policy(self, batch: Batch) -> tuple[LineSearch, Tensor, Tensor]:
+    def _step_policy(self, batch: Batch, max_kl: float) -> tuple[LineSearch, Tensor, Tensor]:
         """Where the line search ended, the gradient's norm () and the samples (B,) that were kept."""
         if not len(batch.valid):
             zero = self.parameters.new_zeros(())
@@ -115,16 +117,16 @@ class NaturalStep:
         start = self._begin(batch)
         advantage, keep = self._advantage(batch, batch.valid), batch.valid
         gradient = self._gradient(start, advantage, keep)
-        step = self._full_step(start, gradient)
+        step = self._full_step(start, gradient, max_kl)
         if self.slots.may_drop:
             # The trial step is the full one, and nothing is moved for it: no line search, no undoing.
             stats = self._loss.stats(self.parameters + step, batch)
-            keep = self._loss.mask(stats, advantage, batch, {})
+            keep = self._loss.mask(stats, advantage, batch, {"max_kl": step.new_tensor(max_kl)})
             if self.config.mask_value:
                 advantage = self._advantage(batch, keep)
             gradient = self._gradient(start, advantage, keep)
-            step = self._full_step(start, gradient)
-        return self._search(batch, advantage, keep, step), gradient.norm(), keep
+            step = self._full_step(start, gradient, max_kl)
+        return self._search(batch, advantage, keep, step, max_kl), gradient.norm(), keep
 
     def _begin(self, batch: Batch) -> _Start:
         """One forward pass with gradients on, over all states."""
@@ -165,16 +167,18 @@ class NaturalStep:
             raise NonFiniteError("the gradient of the surrogate is not finite")
         return gradient
 
-    def _full_step(self, start: _Start, gradient: Tensor) -> Tensor:
+    def _full_step(self, start: _Start, gradient: Tensor, max_kl: float) -> Tensor:
         """(P,) along the natural gradient, to the boundary of the trust region's model."""
 
         def damped(v: Tensor) -> Tensor:
             return start.fisher_product(v) + self.config.cg_damping * v
 
         direction = conjugate_gradient(damped, gradient, iterations=self.config.cg_iterations)
-        return trust_region_step(damped, direction, self.config.max_kl)
+        return trust_region_step(damped, direction, max_kl)
 
-    def _search(self, batch: Batch, advantage: Tensor, keep: Tensor, step: Tensor) -> LineSearch:
+    def _search(
+        self, batch: Batch, advantage: Tensor, keep: Tensor, step: Tensor, max_kl: float
+    ) -> LineSearch:
         """Kept samples make the surrogate, all samples the KL."""
 
         def evaluate(parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,7 +190,7 @@ class NaturalStep:
             evaluate,
             self.parameters,
             step,
-            max_kl=self.config.max_kl,
+            max_kl=max_kl,
             shrink=self.config.line_search_shrink,
             trials=self.config.line_search_steps,
         )

@@ -89,7 +89,8 @@ def _apply(trainer: Trainer, before: Config, names: list[str]) -> list[str]:
             )
         progress.stage_end = end
         said.append(f"ends after {config.total_steps:,} steps instead of {before.total_steps:,}")
-        if "linear" in (config.learning_rate_schedule, config.deviation_threshold_schedule):
+        scheduled = ("learning_rate", "deviation_threshold", "max_kl")
+        if "linear" in (getattr(config, f"{name}_schedule") for name in scheduled):
             said.append(
                 "linear schedules now reach 0 there: what follows is not what a run of either length does"
             )

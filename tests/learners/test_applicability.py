@@ -22,6 +22,7 @@ ONLY_ADAM: dict[str, Any] = {
     SCHEDULE: "linear",
 }
 ONLY_NATURAL: dict[str, Any] = {
+    "max_kl_schedule": "linear",
     "cg_iterations": 3,
     "cg_damping": 0.2,
     "line_search_steps": 3,

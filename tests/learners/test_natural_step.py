@@ -341,6 +341,24 @@ def test_the_critics_rate_keeps_its_proportion_to_what_is_scheduled() -> None:
     assert metrics["learning_rate"] == 1e-4
 
 
+# --- the trust region's schedule ---
+
+
+@pytest.mark.parametrize("algo", NATURAL)
+@pytest.mark.parametrize("remaining", [1.0, 0.5, 0.01])
+def test_a_linear_trust_region_is_the_constant_one_times_what_remains(algo: str, remaining: float) -> None:
+    one, other = make_policy(), make_policy()
+    linear = make_config_for(algo, **QUICK, max_kl=0.04, max_kl_schedule="linear")
+    constant = make_config_for(algo, **QUICK, max_kl=0.04 * remaining)
+    batch = make_batch(one)
+    metrics = make_natural_learner(algo, linear, one).update(batch, 1e-3, remaining)
+    # Which a constant one does not look at.
+    others = make_natural_learner(algo, constant, other).update(batch, 1e-3, 0.3)
+    assert torch.equal(parameters_of(one), parameters_of(other))
+    assert metrics == others
+    assert mean_kl(one, batch) <= 0.04 * remaining * (1 + 1e-5) + 1e-6
+
+
 # --- the part of the batch that the Fisher information is taken over ---
 
 

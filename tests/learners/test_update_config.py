@@ -71,6 +71,8 @@ MATTERS: list[tuple[str, Any, str, dict[str, Any]]] = [
     ("dual_learning_rate", 1.0, "r2vpo", FAST),
     ("initial_penalty", 0.0, "r2vpo", FAST),
     ("max_kl", 0.001, "trpo", {}),
+    ("max_kl_schedule", "linear", "trpo", {}),
+    ("max_kl_schedule", "linear", "sd_trpo", {}),
     ("learning_rate", 2e-3, "trpo", {}),
     ("critic_learning_rate", 2e-3, "trpo", {}),
     ("adam_epsilon", 1e-3, "trpo", {}),

@@ -581,7 +581,18 @@ def another(name: str) -> tuple[str, Any]:
     """An algorithm, and another value that ``name`` could have with it."""
     numbers = [True, False, 1e-3, 0.5, 16, 99, (9,)]
     places = [Path("elsewhere"), "CartPole-v1", "auto", "mine", "relu", "float32"]
-    slots = ["clip", "ratio_below", "mean_kl", "kl", "trial", "before", "median", "constant", "batch"]
+    slots = [
+        "clip",
+        "ratio_below",
+        "mean_kl",
+        "kl",
+        "trial",
+        "before",
+        "median",
+        "constant",
+        "linear",
+        "batch",
+    ]
     for algo in ("sd_espo", "sd_trpo", "r2vpo"):
         config = configure(algo, run_dir=Path("run"))
         for value in (*numbers, *places, *slots, *RECIPES):

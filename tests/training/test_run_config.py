@@ -347,6 +347,7 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "deviation_statistic": ("mode", None),
     "stop_when": ("during", None),
     "max_kl": NOT_POSITIVE,
+    "max_kl_schedule": ("cosine", "adaptive_kl", None),
     "constraint_limit": NOT_POSITIVE,
     "dual_learning_rate": NOT_WEIGHTS,
     "initial_penalty": NOT_WEIGHTS,
@@ -381,6 +382,7 @@ ONLY_ADAM = {
     "entropy_coefficient": 0.01,
 }
 ONLY_NATURAL = {
+    "max_kl_schedule": "linear",
     "cg_iterations": 5,
     "cg_damping": 0.2,
     "line_search_steps": 3,
