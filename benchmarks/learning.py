@@ -24,9 +24,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from command_line import EXIT_USER_ERROR, Parser, count
-from grids.cells import Cell, describe_failure, path_name, run_cells
+from grids.cells import Cell, describe_failure, path_name
 from grids.figures import plot_curves
+from grids.local_processes import LocalProcesses
 from grids.records import Run, digest, experiment_of, merge, read_committed, read_finished, write_committed
+from grids.schedule import run_cells
 from grids.suites import SUITES, Suite, find_suite, in_version_5, parse_variant, plain, select
 from grids.tables import summarize
 from machine import REPOSITORY
@@ -85,7 +87,7 @@ def _run(options: argparse.Namespace, further: Sequence[str]) -> int:
         if options.missing:
             known = {(*run.key, digest(run.config)) for run in committed}
             cells = [cell for cell in cells if _identity(cell) not in known]
-        failed = run_cells(cells, options.jobs)
+        failed = run_cells(cells, LocalProcesses(options.jobs))
         for cell in failed:
             print(f"error: {describe_failure(cell)}", file=sys.stderr)
     runs, outdated = merge(committed, read_finished(RUNS / name))

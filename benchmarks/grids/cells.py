@@ -1,15 +1,10 @@
-"""Runs cells of a benchmark as processes, a few at a time."""
+"""The cells of a grid: which training run each one is, and where it lies."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import shutil
-import subprocess
-import sys
-import time
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +13,6 @@ from machine import REPOSITORY
 from grids.suites import Variant
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.run_directory import checkpoints_of
-
-_ATTEMPTS = 2
-_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -46,21 +38,27 @@ class Cell:
     @property
     def arguments(self) -> tuple[str, ...]:
         """Of ``python -m rlkit_es.run``."""
+        return self.arguments_in(short(self.directory))
+
+    def arguments_in(self, directory: str) -> tuple[str, ...]:
+        """With another run directory."""
         chosen = ("--algo", self.variant.algo, "--env", self.env, "--seed", str(self.seed))
         threads = ("--torch-threads", "1", "--env-threads", "1")
-        return (
-            *chosen,
-            *threads,
-            "--run-dir",
-            _short(self.directory),
-            *self.settings,
-            *self.variant.settings,
-        )
+        return (*chosen, *threads, "--run-dir", directory, *self.settings, *self.variant.settings)
+
+    def next_arguments(self, directory: str) -> tuple[str, ...]:
+        """Those that begin the run in ``directory``, or go on with it where it was begun."""
+        return ("--resume", directory) if self.begun else self.arguments_in(directory)
 
     @property
     def command(self) -> str:
         """To be typed in the repository."""
-        return shlex.join(["python", "-m", "rlkit_es.run", *self.arguments])
+        return _typed(self.arguments)
+
+    @property
+    def next_command(self) -> str:
+        """Begins it or goes on with it, typed in the repository."""
+        return _typed(self.next_arguments(short(self.directory)))
 
     @property
     def finished(self) -> bool:
@@ -74,66 +72,34 @@ class Cell:
         return bool(steps) and steps[-1] > 0
 
 
+def prepare(cell: Cell) -> None:
+    """Make its directory ready for its `Cell.next_arguments`."""
+    if not cell.begun:
+        shutil.rmtree(cell.directory, ignore_errors=True)  # a run refuses what is left of another
+        cell.directory.mkdir(parents=True)
+        (cell.directory / "command.txt").write_text(cell.command + "\n")
+
+
 def path_name(env: str) -> str:
     """An environment id as a file name."""
     return re.sub(r"[^\w.-]+", "-", env)
 
 
-def run_cells(cells: Sequence[Cell], jobs: int) -> list[Cell]:
-    """Run the cells that are not finished, ``jobs`` at a time, each at most twice.
+def short(path: Path) -> str:
+    """Relative to the repository, where it lies there."""
+    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
 
-    Returns:
-        those that failed both times.
-    """
-    waiting = deque((cell, 1) for cell in cells if not cell.finished)
-    print(f"cells: {len(cells)}, finished before: {len(cells) - len(waiting)}", flush=True)
-    running: dict[subprocess.Popen[bytes], tuple[Cell, int]] = {}
-    failed: list[Cell] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                cell, attempt = waiting.popleft()
-                running[_start(cell)] = (cell, attempt)
-            time.sleep(_POLL_SECONDS)
-            for process in [p for p in running if p.poll() is not None]:
-                cell, attempt = running.pop(process)
-                if cell.finished:
-                    print(f"finished: {_short(cell.directory)}", flush=True)
-                elif attempt < _ATTEMPTS:
-                    print(f"failed, once more: {_short(cell.directory)}: {_last_line(cell)}", flush=True)
-                    waiting.append((cell, attempt + 1))
-                else:
-                    failed.append(cell)
-    finally:
-        for process in running:
-            process.terminate()
-            process.wait()
-    return failed
+
+def last_words(cell: Cell) -> str:
+    """The last line that it printed."""
+    lines = cell.log.read_text(errors="replace").strip().splitlines() if cell.log.exists() else []
+    return lines[-1] if lines else "it printed nothing"
 
 
 def describe_failure(cell: Cell) -> str:
     """One line: which cell, its last words, and where the others are."""
-    return f"{cell.variant.name} {cell.env} seed {cell.seed} failed: {_last_line(cell)} ({_short(cell.log)})"
+    return f"{cell.variant.name} {cell.env} seed {cell.seed} failed: {last_words(cell)} ({short(cell.log)})"
 
 
-def _start(cell: Cell) -> subprocess.Popen[bytes]:
-    arguments = cell.arguments
-    if cell.begun:
-        arguments = ("--resume", _short(cell.directory))
-    else:
-        shutil.rmtree(cell.directory, ignore_errors=True)  # a run refuses what is left of another
-        cell.directory.mkdir(parents=True)
-        (cell.directory / "command.txt").write_text(cell.command + "\n")
-    print(shlex.join(["python", "-m", "rlkit_es.run", *arguments]), flush=True)
-    command = [sys.executable, "-m", "rlkit_es.run", *arguments]
-    with cell.log.open("a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=REPOSITORY)
-
-
-def _last_line(cell: Cell) -> str:
-    lines = cell.log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it printed nothing"
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
+def _typed(arguments: tuple[str, ...]) -> str:
+    return shlex.join(["python", "-m", "rlkit_es.run", *arguments])
