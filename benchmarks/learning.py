@@ -2,6 +2,7 @@
 
     python benchmarks/learning.py --suite mujoco
     python benchmarks/learning.py --suite mujoco --algos espo sd_espo --envs 'Hopper*' --seeds 3
+    python benchmarks/learning.py --suite mujoco --ray auto
     python benchmarks/learning.py --name mine --algos ppo espo --envs HalfCheetah-v4 --seeds 3
 
 The suites are in grids/suites.py. Each cell of a grid is one ``python -m rlkit_es.run``; arguments
@@ -27,8 +28,9 @@ from command_line import EXIT_USER_ERROR, Parser, count
 from grids.cells import Cell, describe_failure, path_name
 from grids.figures import plot_curves
 from grids.local_processes import LocalProcesses
+from grids.ray_cluster import RayCluster
 from grids.records import Run, digest, experiment_of, merge, read_committed, read_finished, write_committed
-from grids.schedule import run_cells
+from grids.schedule import Executor, run_cells
 from grids.suites import SUITES, Suite, find_suite, in_version_5, parse_variant, plain, select
 from grids.tables import summarize
 from machine import REPOSITORY
@@ -87,7 +89,7 @@ def _run(options: argparse.Namespace, further: Sequence[str]) -> int:
         if options.missing:
             known = {(*run.key, digest(run.config)) for run in committed}
             cells = [cell for cell in cells if _identity(cell) not in known]
-        failed = run_cells(cells, LocalProcesses(options.jobs))
+        failed = run_cells(cells, _executor(options))
         for cell in failed:
             print(f"error: {describe_failure(cell)}", file=sys.stderr)
     runs, outdated = merge(committed, read_finished(RUNS / name))
@@ -100,6 +102,12 @@ def _run(options: argparse.Namespace, further: Sequence[str]) -> int:
     elif options.report_only:
         raise UserError(f"no finished run under {RUNS / name}: leave --report-only out to run some")
     return EXIT_FAILED if failed else 0
+
+
+def _executor(options: argparse.Namespace) -> Executor:
+    if options.ray is None:
+        return LocalProcesses(options.jobs or 2)
+    return RayCluster(options.ray, options.jobs)
 
 
 def _choose(options: argparse.Namespace, further: Sequence[str]) -> tuple[Suite, str]:
@@ -181,7 +189,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--v5", action="store_true", help="Gymnasium's v5 of the suite's environments")
     parser.add_argument("--seeds", type=count, help="how many, from 0 (default: the suite's, or 3)")
     parser.add_argument("--total-steps", type=count, help="of each run (default: the suite's, or 1000000)")
-    parser.add_argument("--jobs", type=count, default=2, help="runs at a time (default 2)")
+    parser.add_argument(
+        "--jobs", type=count, help="runs at a time (default: 2; on Ray, as many as have room)"
+    )
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="run on a Ray cluster: auto, or its head's HOST:PORT"
+    )
     parser.add_argument(
         "--missing", action="store_true", help="leave out what is in the results with the same settings"
     )
