@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def shuffled_minibatches(
-    valid: Tensor, minibatch_size: int, generator: torch.Generator
+    valid: Tensor, minibatch_size: int, generator: torch.Generator, most: int = 0
 ) -> tuple[Tensor, Tensor, int]:
     """One epoch: every valid sample once, in a fresh order, dealt as evenly as can be.
 
@@ -19,13 +19,15 @@ def shuffled_minibatches(
         valid: (B,) bool, on any device.
         minibatch_size: M, the largest number of samples of a minibatch.
         generator: a CPU generator, so that every device sees the same order.
+        most: samples that another batch of this size has, if it has more, whose minibatches are to be as
+            many.
 
     Returns:
         index (K, M) int64 into the batch and real (K, M) bool, with K = ceil(B / M), on ``valid``'s
         device; and the number of minibatches, ceil(valid samples / M): the rest of the rows is padding.
     """
     samples = valid.nonzero().squeeze(1)
-    minibatches = -(-len(samples) // minibatch_size)
+    minibatches = -(-max(len(samples), most) // minibatch_size)
     shape = (-(-len(valid) // minibatch_size), minibatch_size)
     index = torch.zeros(shape, dtype=torch.int64, device=valid.device)
     real = torch.zeros(shape, dtype=torch.bool, device=valid.device)

@@ -32,18 +32,30 @@ def merge(stats: RunningStats, x: Tensor, valid: Tensor) -> RunningStats:
     Returns:
         New statistics; ``stats`` unchanged in value where no row is valid.
     """
+    return combine(stats, moments(x, valid))
+
+
+def moments(x: Tensor, valid: Tensor) -> RunningStats:
+    """The statistics of the valid rows of ``x`` (B, ...) alone; numbers without meaning where none is."""
     rows = x[valid]
-    new = rows.shape[0]
-    if new == 0:
-        return stats
+    seen = torch.full((), rows.shape[0], dtype=torch.int64, device=x.device)
+    if not len(rows):
+        return RunningStats(x.new_zeros(x.shape[1:]), x.new_ones(x.shape[1:]), seen)
     variance, mean = torch.var_mean(rows, dim=0, correction=0)
-    seen = stats.seen + new
+    return RunningStats(mean, variance, seen)
+
+
+def combine(stats: RunningStats, new: RunningStats) -> RunningStats:
+    """The statistics of what either has seen; those of ``stats`` where ``new`` has seen nothing."""
+    if not new.seen:
+        return stats
+    seen = stats.seen + new.seen
     # Tensor by tensor: a number divided by a tensor is not exactly 1 where the two are equal.
-    weight = (torch.full_like(seen, new) / seen).to(mean.dtype)
-    delta = mean - stats.mean
+    weight = (new.seen / seen).to(new.mean.dtype)
+    delta = new.mean - stats.mean
     between = weight * (1 - weight) * delta.square()
     return RunningStats(
         stats.mean + weight * delta,
-        (1 - weight) * stats.variance + weight * variance + between,
+        (1 - weight) * stats.variance + weight * new.variance + between,
         seen,
     )
