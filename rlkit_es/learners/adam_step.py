@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 
 from rlkit_es.core.losses import normalize
-from rlkit_es.core.minibatches import shuffled_minibatches
 from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.adam import AdamState, init_state, moments, store
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
 from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
 from rlkit_es.learners.recipes import Slots
+from rlkit_es.learners.samples import samples_of_all, shuffled
 from rlkit_es.learners.schedules import scheduled_settings
 from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.types import Batch
 
 
@@ -28,6 +29,8 @@ class AdamStep:
         watch_stop: look at the stop after each minibatch and save what need not be computed. False
             leaves the decision on the device alone, so that the host never waits; the parameters
             that result are the same.
+        ranks: that update together, each with a batch of its own; ``config.minibatch_size`` is the share
+            of each.
     """
 
     def __init__(
@@ -38,11 +41,13 @@ class AdamStep:
         generator: torch.Generator,
         *,
         watch_stop: bool = True,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
+        self.ranks = ranks
         self.generator = generator
         self.watch_stop = watch_stop
-        self._step = MinibatchStep(policy, slots, config)
+        self._step = MinibatchStep(policy, slots, config, ranks)
         actor, critic = self._step.actor, self._step.critic
         self.state = init_state(torch.cat([actor.gather(), critic.gather()]))
         actor.adopt(self.state.parameters[: actor.size])
@@ -85,8 +90,10 @@ class AdamStep:
             NonFiniteError: a loss or the gradient is NaN or infinite.
         """
         config, device = self.config, batch.valid.device
+        samples = samples_of_all(batch, self.ranks)
         if config.advantage_normalization == "batch":
-            batch = batch._replace(advantage=normalize(batch.advantage, batch.valid))
+            samples = samples._replace(advantage=normalize(*samples))
+            batch = batch._replace(advantage=self.ranks.own(samples.advantage))
         rates = config.log_std_rate(learning_rate), learning_rate, config.critic_rate(learning_rate)
         inputs = StepInputs(
             learning_rate=torch.tensor(rates, device=device),
@@ -96,6 +103,7 @@ class AdamStep:
                 for name, value in scheduled_settings(config, remaining).items()
             },
             batch=batch,
+            everyones=() if self.ranks.size == 1 else samples,
         )
         metrics = _summarize(self._run_epochs(inputs))
         metrics["learning_rate"] = learning_rate * float(self.adaptive.rate_scale)
@@ -114,7 +122,9 @@ class AdamStep:
         report = self.state.steps.new_zeros(len(REPORT))
         critic_inputs: StepInputs | None = None
         for epoch in range(max(config.epochs, critic_epochs)):
-            index, real, count = shuffled_minibatches(valid, config.minibatch_size, generator)
+            index, real, count = shuffled(
+                valid, inputs.everyones, config.minibatch_size, generator, self.ranks
+            )
             inputs.critic_on.fill_(epoch < critic_epochs)
             if epoch == config.epochs:
                 going = torch.zeros_like(going)

@@ -6,12 +6,12 @@ import math
 
 import torch
 
-from rlkit_es.core.minibatches import shuffled_minibatches
 from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.adam import init_state, store
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
 from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
+from rlkit_es.learners.samples import samples_of_all, shuffled
 from rlkit_es.types import Batch
 
 
@@ -53,9 +53,13 @@ class CriticFit:
         parameters = self.state.parameters
         ones, going = parameters.new_ones(()), torch.ones_like(batch.valid[0])
         report = parameters.new_zeros(len(REPORT))
-        inputs = StepInputs(parameters.new_full((3,), learning_rate), going, {}, batch)
+        ranks = self._step.ranks
+        everyones = () if ranks.size == 1 else samples_of_all(batch, ranks)
+        inputs = StepInputs(parameters.new_full((3,), learning_rate), going, {}, batch, everyones)
         for _ in range(self.config.critic_epochs or 0):
-            index, real, count = shuffled_minibatches(batch.valid, self.config.minibatch_size, self.generator)
+            index, real, count = shuffled(
+                batch.valid, everyones, self.config.minibatch_size, self.generator, ranks
+            )
             state = StepState(going, self.state, Adaptive(ones, ones), report)
             _, state = self._loop(state, inputs, index, real, 0, count)
             store(state.optimizer, self.state)

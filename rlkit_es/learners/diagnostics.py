@@ -9,17 +9,21 @@ from rlkit_es.core.masks import ratio_within
 from rlkit_es.core.variance import surrogate_variance, surrogate_variance_bound
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
-from rlkit_es.types import Batch
+from rlkit_es.ranks import ALONE, Ranks
+from rlkit_es.types import Batch, PolicyStats
 
 
 @torch.no_grad()
-def policy_shift(policy: ActorCritic, batch: Batch, dropout_threshold: float) -> dict[str, float]:
+def policy_shift(
+    policy: ActorCritic, batch: Batch, dropout_threshold: float, ranks: Ranks = ALONE
+) -> dict[str, float]:
     """Of the valid samples of ``batch``, for the policy as it is now.
 
     Args:
         policy: after the update.
         batch: what the update was made with.
         dropout_threshold: delta, of the variances within it, whether or not the recipe drops samples.
+        ranks: whose samples are looked at together.
 
     Returns:
         ``ratio_deviation`` E|r - 1|, ``ratio_bias`` E[r] - 1 (0 but for sampling error, as long as the
@@ -30,9 +34,10 @@ def policy_shift(policy: ActorCritic, batch: Batch, dropout_threshold: float) ->
         ``surrogate_variance_bound`` that this implies.
     """
     new = policy.actor(batch.observation)
-    valid = batch.valid
-    stats = policy_stats(policy.distribution, new, batch.behaviour, batch.action)
-    ratio, advantage = stats.ratio, normalize(batch.advantage, valid)
+    own_stats = policy_stats(policy.distribution, new, batch.behaviour, batch.action)
+    stats = PolicyStats(*map(ranks.gather, own_stats))
+    entropy, valid = ranks.gather(policy.distribution.entropy(new)), ranks.gather(batch.valid)
+    ratio, advantage = stats.ratio, normalize(ranks.gather(batch.advantage), valid)
     within = ratio_within(stats, advantage, dropout_threshold) & valid
     measured = {
         "ratio_deviation": masked_mean((ratio - 1).abs(), valid),
@@ -40,7 +45,7 @@ def policy_shift(policy: ActorCritic, batch: Batch, dropout_threshold: float) ->
         "ratio_min": torch.where(valid, ratio, torch.inf).amin(),
         "ratio_max": torch.where(valid, ratio, -torch.inf).amax(),
         "approx_kl": masked_mean(stats.kl, valid),
-        "entropy": masked_mean(policy.distribution.entropy(new), valid),
+        "entropy": masked_mean(entropy, valid),
         "surrogate_variance": surrogate_variance(stats, advantage, valid),
         "surrogate_variance_within": surrogate_variance(stats, advantage, within),
         "surrogate_variance_bound": surrogate_variance_bound(advantage, within, dropout_threshold),

@@ -12,6 +12,7 @@ from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.natural_step import NaturalStep
 from rlkit_es.learners.recipes import fill_slots, find_recipe
 from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.types import Batch
 
 
@@ -41,6 +42,7 @@ def make_learner(
     generator: torch.Generator,
     *,
     watch_stop: bool = True,
+    ranks: Ranks = ALONE,
 ) -> Learner:
     """The learner of the recipe of that name.
 
@@ -50,11 +52,12 @@ def make_learner(
         config: the hyperparameters.
         generator: a CPU generator for the order of the samples.
         watch_stop: as of `AdamStep`.
+        ranks: as of `AdamStep`.
 
     Raises:
         UserError: there is no such recipe, or a setting cannot apply to it.
     """
     slots = fill_slots(find_recipe(algo), config)
     if slots.step == "natural":
-        return NaturalStep(policy, slots, config, generator)
-    return AdamStep(policy, slots, config, generator, watch_stop=watch_stop)
+        return NaturalStep(policy, slots, config, generator, ranks)
+    return AdamStep(policy, slots, config, generator, watch_stop=watch_stop, ranks=ranks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,35 +15,49 @@ from rlkit_es.learners.flat import FlatModule
 from rlkit_es.learners.recipes import Slots
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
+from rlkit_es.ranks import Ranks
 from rlkit_es.types import Batch, PolicyStats
 
 
+class Minibatch(NamedTuple):
+    """The samples of one minibatch: a rank's own, and what all ranks know of each other's."""
+
+    own: Batch  # (M,)
+    advantage: Tensor  # (S,) of the M samples of each rank, in their order
+    valid: Tensor  # (S,) bool
+
+
 class Losses(NamedTuple):
-    """The values behind the gradient of a minibatch."""
+    """The values behind the gradient of a minibatch; all but the last are shares, to be summed."""
 
     policy_loss: Tensor  # () of the surrogate alone
     value_loss: Tensor  # ()
     kept_fraction: Tensor  # ()
     constraint: Tensor  # () mean of what is constrained; 0 where nothing is
+    kl: Tensor  # () before the step, nats; 0 where nothing adapts to it
     policy_on: Tensor  # () bool: the policy takes this step
-    stats: PolicyStats  # (M,) before the step
 
 
 class MinibatchLoss:
-    """Policy and value loss, closed over networks, slots and hyperparameters."""
+    """Policy and value loss, closed over networks, slots and hyperparameters.
 
-    def __init__(self, policy: ActorCritic, slots: Slots, config: UpdateConfig) -> None:
+    Means are this rank's shares of those over all ranks: the sum of the shares is the mean. What is
+    decided, which samples to keep and whether to stop, is decided over the samples of all.
+    """
+
+    def __init__(self, policy: ActorCritic, slots: Slots, config: UpdateConfig, ranks: Ranks) -> None:
         self.actor = FlatModule(policy.with_features)
         self.critic = FlatModule(policy.critic)
         self.distribution = policy.distribution
         self.shares_encoder = policy.shares_encoder
         self.slots = slots
         self.config = config
+        self.ranks = ranks
 
     def joint(
         self,
         parameters: Tensor,
-        mini: Batch,
+        mini: Minibatch,
         going: Tensor,
         critic_on: Tensor,
         penalty: Tensor,
@@ -59,59 +73,83 @@ class MinibatchLoss:
             critic_on: () bool, the critic takes part in this epoch.
             penalty: () weight of the constraint.
             scheduled: hyperparameters that are not what the configuration says.
-            keep: (M,) bool, which samples may move the policy; None: as the mask says here.
+            keep: (S,) bool, which samples may move the policy; None: as the mask says here.
         """
         policy, critic = torch.split(parameters, [self.actor.size, self.critic.size])
-        new, critic_input = self.actor(policy, mini.observation)
-        stats = policy_stats(self.distribution, new, mini.behaviour, mini.action)
+        own = mini.own
+        new, critic_input = self.actor(policy, own.observation)
+        stats = policy_stats(self.distribution, new, own.behaviour, own.action)
+        everyones = stats
+        stops_before = self.slots.may_stop and self.config.stop_when == "before"
+        if stops_before or (self.slots.may_drop and keep is None):
+            everyones = self.gathered(stats)
         advantage = self.advantage(mini, mini.valid)
-        if keep is None:
-            keep = self.mask(stats, advantage, mini, scheduled)
+        if keep is None and self.ranks.size > 1 and not self.slots.may_drop:
+            keep = mini.valid  # what the mask says; alone it costs nothing to ask, several need not gather
+        elif keep is None:
+            keep = self.mask(everyones, advantage, mini, scheduled)
         policy_on = going
-        if self.slots.may_stop and self.config.stop_when == "before":
-            policy_on = going & ~self.slots.stop(stats, mini.valid, scheduled)
+        if stops_before:
+            policy_on = going & ~self.slots.stop(everyones, mini.valid, scheduled)
         value_samples = mini.valid
         if self.config.mask_value:
             advantage = self.advantage(mini, keep)
             value_samples = torch.where(policy_on, keep, mini.valid)
-        policy_loss = -masked_mean(self.slots.surrogate(stats, advantage, scheduled), keep)
-        seen = mini._replace(observation=critic_input)
+        policy_loss = -self._mean(self.slots.surrogate(stats, self.ranks.own(advantage), scheduled), keep)
+        seen = mini._replace(own=own._replace(observation=critic_input))
         weighted_value_loss, value_loss = self.value(critic, seen, value_samples)
         if self.shares_encoder:  # the critic's loss moves the policy's part too
             weighted_value_loss = weighted_value_loss * critic_on
         total = policy_loss + weighted_value_loss
         if self.config.entropy_coefficient:
-            entropy = masked_mean(self.distribution.entropy(new), mini.valid)
+            entropy = self._mean(self.distribution.entropy(new), mini.valid)
             total = total - self.config.entropy_coefficient * entropy
         constraint = torch.zeros_like(total)
         if self.slots.constraint is not None:
-            constraint = masked_mean(self.slots.constraint(stats), mini.valid)
+            constraint = self._mean(self.slots.constraint(stats), mini.valid)
             total = total + penalty * constraint
-        kept_fraction = masked_mean(keep.to(total.dtype), mini.valid)
-        return total, Losses(policy_loss, value_loss, kept_fraction, constraint, policy_on, stats)
+        kl = torch.zeros_like(total)
+        if self.config.learning_rate_schedule == "adaptive_kl":
+            kl = self._mean(stats.kl, mini.valid)
+        kept_fraction = self._mean(self.ranks.own(keep).to(total.dtype), mini.valid)
+        return total, Losses(policy_loss, value_loss, kept_fraction, constraint, kl, policy_on)
 
-    def value(self, critic: Tensor, mini: Batch, samples: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The weighted value loss and the loss itself, over ``samples`` (M,) or all that are valid.
+    def value(self, critic: Tensor, mini: Minibatch, samples: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The weighted value loss and the loss itself, over ``samples`` (S,) or all that are valid.
 
         The observations of ``mini`` are what the critic takes (`ActorCritic.critic_input`).
         """
-        error = self.critic(critic, mini.observation) - mini.value_target
-        value_loss = masked_mean(error.square(), mini.valid if samples is None else samples)
+        error = self.critic(critic, mini.own.observation) - mini.own.value_target
+        value_loss = self._mean(error.square(), mini.valid if samples is None else samples)
         return self.config.value_coefficient * value_loss, value_loss
 
     def mask(
-        self, stats: PolicyStats, advantage: Tensor, mini: Batch, scheduled: Mapping[str, Tensor]
+        self, stats: PolicyStats, advantage: Tensor, mini: Minibatch, scheduled: Mapping[str, Tensor]
     ) -> Tensor:
-        """(M,) bool: the samples that may move the policy; all valid ones where that would be none."""
+        """(S,) bool: the samples that may move the policy; all valid ones where that would be none."""
         return keep_all_if_empty(self.slots.mask(stats, advantage, scheduled), mini.valid)
 
-    def advantage(self, mini: Batch, samples: Tensor) -> Tensor:
-        """(M,) advantages, normalised over ``samples`` where minibatches are to be."""
+    def advantage(self, mini: Minibatch, samples: Tensor) -> Tensor:
+        """(S,) advantages, normalised over ``samples`` where minibatches are to be."""
         if self.config.advantage_normalization == "minibatch":
             return normalize(mini.advantage, samples)
         return mini.advantage
 
-    def stats(self, policy: Tensor, mini: Batch) -> PolicyStats:
-        """(M,) how far the policy with these flat parameters is from the behaviour policy."""
-        new, _ = self.actor(policy, mini.observation)
-        return policy_stats(self.distribution, new, mini.behaviour, mini.action)
+    def stats(self, policy: Tensor, mini: Minibatch) -> PolicyStats:
+        """(S,) how far the policy with these flat parameters is from the behaviour policy."""
+        return self.gathered(self.own_stats(policy, mini.own))
+
+    def own_stats(self, policy: Tensor, samples: Batch) -> PolicyStats:
+        """(M,) `stats` of this rank's ``samples`` alone."""
+        new, _ = self.actor(policy, samples.observation)
+        return policy_stats(self.distribution, new, samples.behaviour, samples.action)
+
+    def gathered(self, stats: PolicyStats, sizes: Sequence[int] | None = None) -> PolicyStats:
+        """(S,) of all ranks, of which each has (M,), or ``sizes``."""
+        if self.ranks.size == 1:
+            return stats
+        return PolicyStats(*self.ranks.gather(torch.stack(stats, 1), sizes).unbind(1))
+
+    def _mean(self, x: Tensor, keep: Tensor) -> Tensor:
+        """() this rank's share of the mean over what ``keep`` (S,) holds; ``x`` (M,) are its own values."""
+        return masked_mean(x, self.ranks.own(keep), keep)

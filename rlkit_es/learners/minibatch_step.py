@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from rlkit_es.core.adaptation import adapt_to_kl, dual_ascent
-from rlkit_es.core.losses import masked_mean
 from rlkit_es.learners.adam import AdamState, Parts, adam, clip_scale, fused_adam
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.minibatch_loss import Losses, MinibatchLoss
+from rlkit_es.learners.minibatch_loss import Losses, Minibatch, MinibatchLoss
 from rlkit_es.learners.recipes import Slots
+from rlkit_es.learners.samples import Samples
 from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.types import Batch
 
 # What a step adds to the report, in this order; losses are counted where their part stepped.
@@ -54,13 +57,15 @@ class StepInputs(NamedTuple):
     critic_on: Tensor  # () bool: the critic takes part in this epoch
     scheduled: dict[str, Tensor]  # () each: hyperparameters of slots that change over training
     batch: Batch
+    everyones: Samples | tuple[()] = ()  # of all ranks; empty where there is one
 
 
 class MinibatchStep:
     """The functions of one minibatch, closed over networks, slots and hyperparameters."""
 
-    def __init__(self, policy: ActorCritic, slots: Slots, config: UpdateConfig) -> None:
-        self.loss = MinibatchLoss(policy, slots, config)
+    def __init__(self, policy: ActorCritic, slots: Slots, config: UpdateConfig, ranks: Ranks = ALONE) -> None:
+        self.loss = MinibatchLoss(policy, slots, config, ranks)
+        self.ranks = ranks
         self.actor, self.critic = self.loss.actor, self.loss.critic
         self.slots = slots
         self.config = config
@@ -75,16 +80,16 @@ class MinibatchStep:
         Args:
             state: policy and critic.
             inputs: the whole batch and the learning rates.
-            index: (M,) which samples make this minibatch.
-            real: (M,) bool, False for padding.
+            index: (S,) which samples make this minibatch, of `samples.shuffled`.
+            real: (S,) bool, False for padding.
         """
-        mini = _take(inputs.batch, index, real)
+        mini = self._take(inputs, index, real)
         keep = self._mask_after_trial(state, inputs, mini) if self._masks_at_trial else None
         gradient, losses = self._gradient(state, inputs, mini, keep)
         policy_on, critic_on = losses.policy_on, inputs.critic_on
         if self.config.critic_epochs is None:
             critic_on = critic_on & policy_on
-        adaptive = self._adapt(state.adaptive, losses, mini.valid, policy_on)
+        adaptive = self._adapt(state.adaptive, losses, policy_on)
         active = torch.stack([policy_on, critic_on]).to(gradient.dtype)
         rates = self._rates(inputs, adaptive)
         optimizer, norm = self._descend(state.optimizer, gradient, active, rates)
@@ -110,9 +115,10 @@ class MinibatchStep:
 
         ``state.optimizer`` holds the critic's part alone; its ``steps`` are still (2,).
         """
-        mini = _take(inputs.batch, index, real)
+        mini = self._take(inputs, index, real)
         optimizer = state.optimizer
-        gradient, value_loss = torch.func.grad(self.loss.value, has_aux=True)(optimizer.parameters, mini)
+        gradient, value_loss = self._differentiate(self.loss.value, optimizer.parameters, mini)
+        gradient, value_loss = self._summed(gradient, value_loss)
         scale, _ = clip_scale(gradient.square().sum(), self.config.max_grad_norm)
         zero, one = torch.zeros_like(scale), torch.ones_like(scale)
         active, rates = torch.stack([zero, one]), self._rates(inputs, state.adaptive)
@@ -126,9 +132,11 @@ class MinibatchStep:
         return self.slots.may_drop and self.config.mask_at == "trial"
 
     def _gradient(
-        self, state: StepState, inputs: StepInputs, mini: Batch, keep: Tensor | None
+        self, state: StepState, inputs: StepInputs, mini: Minibatch, keep: Tensor | None
     ) -> tuple[Tensor, Losses]:
-        gradient: tuple[Tensor, Losses] = torch.func.grad(self.loss.joint, has_aux=True)(
+        """(P,) over the samples of all ranks, and what is behind it."""
+        gradient, losses = self._differentiate(
+            self.loss.joint,
             state.optimizer.parameters,
             mini,
             state.going,
@@ -137,10 +145,31 @@ class MinibatchStep:
             inputs.scheduled,
             keep,
         )
-        return gradient
+        gradient, *means = self._summed(gradient, *losses[:-1])
+        return gradient, losses._replace(**dict(zip(Losses._fields, means, strict=False)))
 
-    def _mask_after_trial(self, state: StepState, inputs: StepInputs, mini: Batch) -> Tensor:
-        """(M,) bool: the mask where a step of the policy on all samples would lead."""
+    def _differentiate(
+        self, loss: Callable[..., tuple[Tensor, Any]], at: Tensor, *rest: Any
+    ) -> tuple[Tensor, Any]:
+        """The gradient of ``loss(at, *rest)`` by ``at`` (P,), and what the loss returns beside its value."""
+        if self.ranks.size == 1:
+            result: tuple[Tensor, Any] = torch.func.grad(loss, has_aux=True)(at, *rest)
+            return result
+        # Ranks cannot exchange what torch.func has wrapped.
+        with torch.enable_grad():
+            leaf = at.detach().requires_grad_()
+            value, beside = loss(leaf, *rest)
+        return torch.autograd.grad(value, leaf)[0], pytree.tree_map(torch.Tensor.detach, beside)
+
+    def _summed(self, gradient: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        """``gradient`` (P,) and ``values`` () summed over ranks, in one exchange."""
+        if self.ranks.size == 1:
+            return gradient, *values
+        total = self.ranks.sum(torch.cat([gradient, torch.stack(values)]))
+        return total[: len(gradient)], *total[len(gradient) :].unbind()
+
+    def _mask_after_trial(self, state: StepState, inputs: StepInputs, mini: Minibatch) -> Tensor:
+        """(S,) bool: the mask where a step of the policy on all samples would lead."""
         gradient, _ = self._gradient(state, inputs, mini, mini.valid)
         rates, active = self._rates(inputs, state.adaptive), gradient.new_tensor([1.0, 0.0])
         trial, _ = self._descend(state.optimizer, gradient, active, rates)
@@ -163,14 +192,14 @@ class MinibatchStep:
             return inputs.learning_rate * adaptive.rate_scale
         return inputs.learning_rate
 
-    def _adapt(self, adaptive: Adaptive, losses: Losses, valid: Tensor, policy_on: Tensor) -> Adaptive:
+    def _adapt(self, adaptive: Adaptive, losses: Losses, policy_on: Tensor) -> Adaptive:
         """The learning rate for this step and the penalty for the next, from the policy as it is."""
         rate_scale, penalty = adaptive
         if self.config.learning_rate_schedule == "adaptive_kl":
             first_rate = self.config.learning_rate
             adapted = adapt_to_kl(
                 rate_scale,
-                masked_mean(losses.stats.kl, valid),
+                losses.kl,
                 self.config.max_kl,
                 lowest=min(_LOWEST_RATE / first_rate, 1.0),
                 highest=max(_HIGHEST_RATE / first_rate, 1.0),
@@ -181,8 +210,18 @@ class MinibatchStep:
             penalty = torch.where(policy_on, dual_ascent(penalty, losses.constraint, limit, rate), penalty)
         return Adaptive(rate_scale, penalty)
 
+    def _take(self, inputs: StepInputs, index: Tensor, real: Tensor) -> Minibatch:
+        """The samples at ``index`` (S,); padding becomes invalid."""
+        own_index, own_real = self.ranks.own(index), self.ranks.own(real)
+        own = Batch(*(field.index_select(0, own_index) for field in inputs.batch))
+        own = own._replace(valid=own.valid & own_real)
+        if not inputs.everyones:
+            return Minibatch(own, own.advantage, own.valid)
+        advantage, valid = inputs.everyones
+        at = index + self._first_samples(len(inputs.batch.valid), index)
+        return Minibatch(own, advantage.index_select(0, at), valid.index_select(0, at) & real)
 
-def _take(batch: Batch, index: Tensor, real: Tensor) -> Batch:
-    """The samples at ``index`` (M,); padding becomes invalid."""
-    mini = Batch(*(field.index_select(0, index) for field in batch))
-    return mini._replace(valid=mini.valid & real)
+    def _first_samples(self, batch_size: int, index: Tensor) -> Tensor:
+        """(S,) for each column of ``index`` where its rank's samples begin among everyone's."""
+        rank = torch.arange(len(index), device=index.device) // (len(index) // self.ranks.size)
+        return rank * batch_size

@@ -24,11 +24,13 @@ from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.adam import moments
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.critic_fit import CriticFit
+from rlkit_es.learners.minibatch_loss import Minibatch
 from rlkit_es.learners.minibatch_step import MinibatchStep
 from rlkit_es.learners.recipes import Slots
 from rlkit_es.learners.schedules import scheduled_settings
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
+from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.types import Batch, PolicyStats
 
 
@@ -38,6 +40,8 @@ class _Start(NamedTuple):
     parameters: Tensor  # (P,) leaf
     stats: PolicyStats  # (B,) with gradients; every ratio is 1
     fisher_product: MatrixVectorProduct
+    sizes: list[int]  # samples of each rank, S in sum
+    max_kl: float  # of this step
 
 
 class NaturalStep:
@@ -50,15 +54,22 @@ class NaturalStep:
         config: the hyperparameters.
         generator: a CPU generator for the order of the critic's samples and the states of the Fisher
             information.
+        ranks: that update together, as of `AdamStep`.
     """
 
     def __init__(
-        self, policy: ActorCritic, slots: Slots, config: UpdateConfig, generator: torch.Generator
+        self,
+        policy: ActorCritic,
+        slots: Slots,
+        config: UpdateConfig,
+        generator: torch.Generator,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.config = config
+        self.ranks = ranks
         self.generator = generator
         self.slots = slots
-        step = MinibatchStep(policy, slots, config)
+        step = MinibatchStep(policy, slots, config, ranks)
         self._loss = step.loss
         self.parameters = step.actor.gather()  # (P,) of the policy
         step.actor.adopt(self.parameters)
@@ -90,17 +101,19 @@ class NaturalStep:
             NonFiniteError: the gradient or a loss is NaN or infinite.
         """
         samples = Batch(*(field[batch.valid] for field in batch))
+        sizes = self.ranks.sizes(len(samples.valid))
         max_kl = scheduled_settings(self.config, remaining).get("max_kl", self.config.max_kl)
-        search, gradient_norm, kept = self._step_policy(samples, max_kl)
+        search, gradient_norm, kept = self._step_policy(samples, sizes, max_kl)
         if search.accepted:
             self.parameters.copy_(search.parameters)
         if self.config.mask_value:
-            batch = batch._replace(valid=batch.valid.masked_scatter(batch.valid, kept))
+            own = self.ranks.own(kept, sizes)
+            batch = batch._replace(valid=batch.valid.masked_scatter(batch.valid, own))
         value_loss, critic_steps = self.critic.fit(batch, self.config.critic_rate(learning_rate))
         return {
             "policy_loss": float(-search.surrogate),
             "value_loss": value_loss,
-            "kept_fraction": float(masked_mean(kept.to(gradient_norm.dtype), samples.valid)),
+            "kept_fraction": float(masked_mean(kept.to(gradient_norm.dtype), torch.ones_like(kept))),
             "grad_norm": float(gradient_norm),
             "policy_steps": float(search.accepted),
             "critic_steps": critic_steps,
@@ -109,50 +122,68 @@ class NaturalStep:
             "learning_rate": learning_rate,
         }
 
-    def _step_policy(self, batch: Batch, max_kl: float) -> tuple[LineSearch, Tensor, Tensor]:
-        """Where the line search ended, the gradient's norm () and the samples (B,) that were kept."""
-        if not len(batch.valid):
+    def _step_policy(self, own: Batch, sizes: list[int], max_kl: float) -> tuple[LineSearch, Tensor, Tensor]:
+        """Where the line search ended, the gradient's norm () and which samples (S,) were kept.
+
+        Args:
+            own: (B,) valid samples of this rank.
+            sizes: B of each rank, S in sum.
+            max_kl: the trust region.
+        """
+        mini = Minibatch(own, self.ranks.gather(own.advantage, sizes), self.ranks.gather(own.valid, sizes))
+        if not sum(sizes):
             zero = self.parameters.new_zeros(())
-            return LineSearch(self.parameters, zero, accepted=False, trials=0), zero, batch.valid
-        start = self._begin(batch)
-        advantage, keep = self._advantage(batch, batch.valid), batch.valid
+            return LineSearch(self.parameters, zero, accepted=False, trials=0), zero, mini.valid
+        start = self._begin(own, sizes, max_kl)
+        advantage, keep = self._advantage(mini, mini.valid), mini.valid
         gradient = self._gradient(start, advantage, keep)
-        step = self._full_step(start, gradient, max_kl)
+        step = self._full_step(start, gradient)
         if self.slots.may_drop:
             # The trial step is the full one, and nothing is moved for it: no line search, no undoing.
-            stats = self._loss.stats(self.parameters + step, batch)
-            keep = self._loss.mask(stats, advantage, batch, {"max_kl": step.new_tensor(max_kl)})
+            stats = self._loss.gathered(self._loss.own_stats(self.parameters + step, own), sizes)
+            keep = self._loss.mask(stats, advantage, mini, {"max_kl": step.new_tensor(max_kl)})
             if self.config.mask_value:
-                advantage = self._advantage(batch, keep)
+                advantage = self._advantage(mini, keep)
             gradient = self._gradient(start, advantage, keep)
-            step = self._full_step(start, gradient, max_kl)
-        return self._search(batch, advantage, keep, step, max_kl), gradient.norm(), keep
+            step = self._full_step(start, gradient)
+        return self._search(start, mini, advantage, keep, step), gradient.norm(), keep
 
-    def _begin(self, batch: Batch) -> _Start:
+    def _begin(self, own: Batch, sizes: list[int], max_kl: float) -> _Start:
         """One forward pass with gradients on, over all states."""
         parameters = self.parameters.clone().requires_grad_()
-        observation = batch.observation
+        observation = own.observation
+        states = sum(sizes)
         with torch.enable_grad():
             output, _ = self._loss.actor(parameters, observation)
             fisher_output = output
-            stats = policy_stats(self._loss.distribution, output, batch.behaviour, batch.action)
+            stats = policy_stats(self._loss.distribution, output, own.behaviour, own.action)
             if self.config.fisher_fraction < 1:
                 some = observation[self._some_of(len(observation))]
                 fisher_output, _ = self._loss.actor(parameters, some)
+                states = sum(map(self._fraction_of, sizes))
         # Dropped samples stay in the trust region: their states are visited all the same.
-        metric = self._loss.distribution.fisher(fisher_output.detach()) / len(fisher_output)
-        return _Start(parameters, stats, gauss_newton_product(fisher_output, parameters, metric))
+        metric = self._loss.distribution.fisher(fisher_output.detach()) / states
+        product = gauss_newton_product(fisher_output, parameters, metric)
+        return _Start(parameters, stats, lambda v: self.ranks.sum(product(v)), sizes, max_kl)
 
     def _some_of(self, count: int) -> Tensor:
         """Indices of `fisher_fraction` of ``count`` samples."""
         order = torch.randperm(count, generator=self.generator)
-        return order[: math.ceil(self.config.fisher_fraction * count)].to(self.parameters.device)
+        return order[: self._fraction_of(count)].to(self.parameters.device)
 
-    def _advantage(self, batch: Batch, samples: Tensor) -> Tensor:
-        """(B,) advantages; the whole batch is the one minibatch of this step."""
+    def _fraction_of(self, count: int) -> int:
+        return math.ceil(self.config.fisher_fraction * count)
+
+    def _advantage(self, mini: Minibatch, samples: Tensor) -> Tensor:
+        """(S,) advantages; the whole batch is the one minibatch of this step."""
         if self.config.advantage_normalization == "none":
-            return batch.advantage
-        return normalize(batch.advantage, samples)
+            return mini.advantage
+        return normalize(mini.advantage, samples)
+
+    def _surrogate(self, stats: PolicyStats, advantage: Tensor, keep: Tensor, sizes: list[int]) -> Tensor:
+        """() this rank's share of the mean over the kept samples, of its ``stats`` (B,)."""
+        own_advantage, own_keep = self.ranks.own(advantage, sizes), self.ranks.own(keep, sizes)
+        return masked_mean(self.slots.surrogate(stats, own_advantage), own_keep, keep)
 
     def _gradient(self, start: _Start, advantage: Tensor, keep: Tensor) -> Tensor:
         """(P,) of the surrogate over the kept samples.
@@ -161,36 +192,39 @@ class NaturalStep:
             NonFiniteError: it is NaN or infinite.
         """
         with torch.enable_grad():
-            surrogate = masked_mean(self.slots.surrogate(start.stats, advantage), keep)
+            surrogate = self._surrogate(start.stats, advantage, keep, start.sizes)
         (gradient,) = torch.autograd.grad(surrogate, start.parameters, retain_graph=True)
+        gradient = self.ranks.sum(gradient)
         if not gradient.isfinite().all():
             raise NonFiniteError("the gradient of the surrogate is not finite")
         return gradient
 
-    def _full_step(self, start: _Start, gradient: Tensor, max_kl: float) -> Tensor:
+    def _full_step(self, start: _Start, gradient: Tensor) -> Tensor:
         """(P,) along the natural gradient, to the boundary of the trust region's model."""
 
         def damped(v: Tensor) -> Tensor:
             return start.fisher_product(v) + self.config.cg_damping * v
 
         direction = conjugate_gradient(damped, gradient, iterations=self.config.cg_iterations)
-        return trust_region_step(damped, direction, max_kl)
+        return trust_region_step(damped, direction, start.max_kl)
 
     def _search(
-        self, batch: Batch, advantage: Tensor, keep: Tensor, step: Tensor, max_kl: float
+        self, start: _Start, mini: Minibatch, advantage: Tensor, keep: Tensor, step: Tensor
     ) -> LineSearch:
         """Kept samples make the surrogate, all samples the KL."""
 
         def evaluate(parameters: Tensor) -> tuple[Tensor, Tensor]:
-            stats = self._loss.stats(parameters, batch)
-            surrogate = masked_mean(self.slots.surrogate(stats, advantage), keep)
-            return surrogate, masked_mean(stats.kl, batch.valid)
+            stats = self._loss.own_stats(parameters, mini.own)
+            surrogate = self._surrogate(stats, advantage, keep, start.sizes)
+            kl = masked_mean(stats.kl, mini.own.valid, mini.valid)
+            surrogate, kl = self.ranks.sum(torch.stack([surrogate, kl])).unbind()
+            return surrogate, kl
 
         return backtracking_line_search(
             evaluate,
             self.parameters,
             step,
-            max_kl=max_kl,
+            max_kl=start.max_kl,
             shrink=self.config.line_search_shrink,
             trials=self.config.line_search_steps,
         )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rlkit_es.core import running_stats
 from rlkit_es.core.returns import running_returns
 from rlkit_es.core.running_stats import RunningStats
+from rlkit_es.ranks import ALONE, Ranks
 
 _EPSILON = 1e-8
 
@@ -29,9 +30,13 @@ class StatsModule(nn.Module):
             self.register_buffer(name, value)
         self.register_buffer("inverse_std", torch.ones(shape))
 
-    def merge(self, x: Tensor, valid: Tensor) -> None:
-        """Count the valid rows of ``x`` (B, *shape)."""
-        merged = running_stats.merge(RunningStats(self.mean, self.variance, self.seen), x, valid)
+    def merge(self, x: Tensor, valid: Tensor, ranks: Ranks = ALONE) -> None:
+        """Count the valid rows of ``x`` (B, *shape) of every rank."""
+        merged = RunningStats(self.mean, self.variance, self.seen)
+        own = (field[None] for field in running_stats.moments(x, valid))
+        # The batches of all ranks in their order, so that all come to the same numbers.
+        for moments in zip(*map(ranks.gather, own), strict=True):
+            merged = running_stats.combine(merged, RunningStats(*moments))
         self.mean.copy_(merged.mean)
         self.variance.copy_(merged.variance)
         self.seen.copy_(merged.seen)
@@ -69,9 +74,12 @@ class RewardScaler(StatsModule):
         self.clip = clip
         self.register_buffer("running", torch.zeros(num_envs))
 
-    def forward(self, reward: Tensor, done: Tensor, valid: Tensor) -> Tensor:
-        """Count this rollout's rewards (T, N) and return them scaled; the input is left as it is."""
+    def forward(self, reward: Tensor, done: Tensor, valid: Tensor, ranks: Ranks = ALONE) -> Tensor:
+        """Count this rollout's rewards (T, N) and return them scaled; the input is left as it is.
+
+        Those of every rank are counted, and its own are returned.
+        """
         returns, running = running_returns(reward, done, valid, self.running, gamma=self.gamma)
         self.running.copy_(running)
-        self.merge(returns.flatten(), valid.flatten())
+        self.merge(returns.flatten(), valid.flatten(), ranks)
         return (reward * self.inverse_std).clamp_(-self.clip, self.clip)
