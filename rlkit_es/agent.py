@@ -75,6 +75,8 @@ class Algorithm:
     def save(self, path: str | Path) -> Path:
         """Write everything: policy, normalisers, optimiser and all that training goes on from.
 
+        Of the ranks of a launch (torchrun) all call it, and the first writes.
+
         Args:
             path: .safetensors is added where it has no suffix; a file that is there is replaced, whole.
 
@@ -90,7 +92,9 @@ class Algorithm:
             raise UserError(f"a file cannot be named {str(path)!r}")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(path, take_checkpoint(self._trainer))
+        checkpoint = take_checkpoint(self._trainer)
+        if self._trainer.ranks.first:
+            write_checkpoint(path, checkpoint)
         return path
 
     def learn(

@@ -11,10 +11,11 @@ from rlkit_es.agent import Algorithm
 from rlkit_es.errors import UserError
 from rlkit_es.runs.checkpoint_store import find_checkpoint
 from rlkit_es.runs.experiment import go_on
-from rlkit_es.runs.resume import continued, open_run
+from rlkit_es.runs.resume import continued, open_together
 from rlkit_es.training.callbacks import Callback, Logger
 from rlkit_es.training.checkpoint import config_of, restored
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
+from rlkit_es.training.joining import current_ranks
 
 
 class PPO(Algorithm):
@@ -107,8 +108,9 @@ def resume(
         CheckpointError: every checkpoint is damaged.
         UserError: there is no run, a setting may not change, or as of `Algorithm.learn`.
     """
-    saved = open_run(Path(run_dir))
-    trainer, _ = continued(saved, dataclasses.replace(saved.config, **changes))
+    ranks = current_ranks()
+    saved = open_together(Path(run_dir), ranks)
+    trainer, _ = continued(saved, dataclasses.replace(saved.config, **changes), ranks)
     go_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks)
     return ALGORITHMS[trainer.config.algo].of(trainer)
 

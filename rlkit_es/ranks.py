@@ -126,8 +126,11 @@ class Group(Ranks):
         return held[0]
 
     def copy_from_first(self, x: Tensor) -> None:
+        whole = x.contiguous()
         with _in_touch():
-            dist.broadcast(x, src=0)
+            dist.broadcast(whole, src=0)
+        if whole is not x:
+            x.copy_(whole)
 
 
 @contextlib.contextmanager

@@ -14,11 +14,13 @@ from rlkit_es.commands.exit_code import exit_code
 from rlkit_es.commands.options import import_modules, take
 from rlkit_es.errors import UserError
 from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.experiment import go_on, run
 from rlkit_es.runs.interruption import Interrupted
-from rlkit_es.runs.resume import continued, open_run
-from rlkit_es.runs.run_directory import checkpoints_of, default_run_directory
+from rlkit_es.runs.launch import launch_of, together
+from rlkit_es.runs.resume import SavedRun, continued, open_together
+from rlkit_es.runs.run_directory import checkpoints_of, place_of_run
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.training.presets import PRESETS
@@ -30,19 +32,25 @@ _PROGRAM = "python -m rlkit_es.run"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line says; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    return exit_code(lambda: _main(arguments))
+    return exit_code(lambda: together(lambda ranks: _main(arguments, ranks)))
 
 
-def _main(arguments: Sequence[str]) -> None:
+def _main(arguments: Sequence[str], ranks: Ranks) -> None:
     imported, arguments = import_modules(arguments)
     directory, rest = take(arguments, "--resume")
     if directory is not None:
-        resume(Path(directory), rest, imported)
+        resume(Path(directory), rest, imported, ranks)
         return
     config = parse(arguments)
-    if config.run_dir is None:
-        config = dataclasses.replace(config, run_dir=default_run_directory(config))
-    trainer = Trainer(config)
+    launch = launch_of(ranks)
+    place, begun = ranks.from_first(place_of_run(config, launch) if ranks.first else (Path(), False))
+    config = dataclasses.replace(config, run_dir=place)
+    if begun:
+        module, _, _ = config.env.rpartition(":")
+        import_modules(["--import", module] if module else [])  # the command line names it, not only a file
+        _go_on(open_together(place, ranks), config, imported, ranks)
+        return
+    trainer = Trainer(config, ranks=ranks)
     _train(trainer, lambda: run(trainer, config.total_steps, progress=True), imported)
 
 
@@ -74,18 +82,21 @@ def parse(arguments: Sequence[str]) -> Config:
     )
 
 
-def resume(directory: Path, arguments: Sequence[str], imported: Sequence[str] = ()) -> None:
+def resume(
+    directory: Path, arguments: Sequence[str], imported: Sequence[str] = (), ranks: Ranks = ALONE
+) -> None:
     """Go on with the run in ``directory``.
 
     Args:
         directory: of the run.
         arguments: settings that are to be otherwise from here on.
         imported: modules that were imported for it.
+        ranks: that go on with it together.
 
     Raises:
         UserError: there is no run, a setting may not change, or as of `Trainer.train`.
     """
-    saved = open_run(directory)
+    saved = open_together(directory, ranks)
     changed = tyro.cli(
         Config,
         args=list(arguments),
@@ -93,7 +104,13 @@ def resume(directory: Path, arguments: Sequence[str], imported: Sequence[str] = 
         prog=f"{_PROGRAM} --resume {directory}",
         description="Go on with a run. Defaults shown are its settings.",
     )
-    trainer, said = continued(saved, changed)
+    _go_on(saved, changed, imported, ranks)
+
+
+def _go_on(saved: SavedRun, config: Config, imported: Sequence[str], ranks: Ranks) -> None:
+    """Train on with ``config``, which may differ from what was ``saved`` in what may change."""
+    trainer, said = continued(saved, config, ranks)
+    directory = config.run_dir
     print(f"going on with {directory} from {trainer.progress.env_steps:,} steps", flush=True)
     for line in said:
         print(line, flush=True)
@@ -129,13 +146,20 @@ def _say_how_to_go_on(trainer: Trainer, directory: Path, imported: Sequence[str]
     module, _, _ = trainer.config.env.rpartition(":")
     modules = dict.fromkeys([*imported, *([module] if module else [])])
     options = [option for module in modules for option in ("--import", module)]
-    command = ["python", "-m", "rlkit_es.run", "--resume", str(directory), *options]
+    command = [*_starter(trainer.ranks), "-m", "rlkit_es.run", "--resume", str(directory), *options]
     print(
         f"at {at:,} steps; the last checkpoint is at {saved[-1]:,}, "
         f"so {at - saved[-1]:,} steps will be done again\n"
         f"to go on: {shlex.join(command)}",
         flush=True,
     )
+
+
+def _starter(ranks: Ranks) -> list[str]:
+    if ranks.size == 1:
+        return ["python"]
+    nodes = [] if ranks.local_size == ranks.size else ["--nnodes", str(ranks.size // ranks.local_size)]
+    return ["torchrun", *nodes, "--nproc-per-node", str(ranks.local_size)]
 
 
 if __name__ == "__main__":

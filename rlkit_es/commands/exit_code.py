@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from rlkit_es.errors import UserError
 from rlkit_es.runs.interruption import Interrupted, interruptible
+from rlkit_es.runs.launch import AlreadySaidError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -17,6 +18,8 @@ def exit_code(command: Callable[[], None]) -> int:
     try:
         with interruptible():
             command()
+    except AlreadySaidError:
+        return EXIT_USER_ERROR
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

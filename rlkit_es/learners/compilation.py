@@ -15,7 +15,7 @@ WORTH_COMPILING_STEPS = 50_000
 
 
 def should_compile(
-    mode: CompileMode, total_steps: int, device: torch.device, *, pixels: bool = False
+    mode: CompileMode, total_steps: int, device: torch.device, *, pixels: bool = False, ranks: int = 1
 ) -> tuple[bool, str]:
     """Whether to compile, and the reason in a few words.
 
@@ -24,6 +24,7 @@ def should_compile(
         total_steps: to train for.
         device: where.
         pixels: observations are pictures, whose convolutions are large operations already.
+        ranks: how many update together.
 
     Raises:
         UserError: ``mode`` is "on" and there is no C++ compiler, or the device is not a CPU.
@@ -34,6 +35,10 @@ def should_compile(
         if mode == "on":
             raise UserError("compile is on, but the compiled update is for the CPU; use --compile auto")
         return False, "eager: the compiled update is for the CPU"
+    if ranks > 1:
+        if mode == "on":
+            raise UserError("compile is on, but ranks exchange gradients between steps; use --compile auto")
+        return False, f"eager: {ranks} ranks exchange gradients at every minibatch"
     if pixels:
         if mode == "on":
             raise UserError("compile is on, which does not pay with pictures; use --compile auto")

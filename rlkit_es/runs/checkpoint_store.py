@@ -22,6 +22,8 @@ class CheckpointStore:
     Args:
         directory: exists; where it was removed, saving says so and does not make it anew.
         keep: how many of the last ones stay.
+
+    Of the ranks that train together the first alone writes; the others take part in what is written.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
@@ -36,7 +38,10 @@ class CheckpointStore:
             NonFiniteError: a parameter is NaN or infinite.
         """
         path = self._path(trainer.progress.env_steps)
-        write_checkpoint(path, take_checkpoint(trainer))
+        checkpoint = take_checkpoint(trainer)
+        if not trainer.ranks.first:
+            return path
+        write_checkpoint(path, checkpoint)
         for step in self.steps()[: -self.keep]:
             with contextlib.suppress(OSError):  # it costs room and no more
                 self._path(step).unlink()
@@ -53,7 +58,9 @@ class CheckpointStore:
         """
         if mean_return > trainer.progress.best_return:
             trainer.progress.best_return = mean_return
-            write_checkpoint(self._best, take_checkpoint(trainer))
+            checkpoint = take_checkpoint(trainer)
+            if trainer.ranks.first:
+                write_checkpoint(self._best, checkpoint)
 
     def steps(self) -> list[int]:
         """Environment steps of the ones that are there, in order."""

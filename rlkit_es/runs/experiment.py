@@ -10,6 +10,7 @@ from rlkit_es.envs.registry import choose_backend
 from rlkit_es.models.encoders import arithmetic
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.files import writing
+from rlkit_es.runs.launch import launch_of
 from rlkit_es.runs.logging import ConsoleLogger, CsvLogger, TensorBoardLogger
 from rlkit_es.runs.plots import plot_learning_curve
 from rlkit_es.runs.run_directory import (
@@ -22,7 +23,7 @@ from rlkit_es.runs.run_directory import (
 from rlkit_es.runs.run_records import rows_until
 from rlkit_es.runs.wandb_logger import WandbLogger
 from rlkit_es.training.callbacks import Callback, Hooks, Logger
-from rlkit_es.training.evaluate import Evaluation, evaluate_policy
+from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.training.trainer import Trainer
 
 # Steps of one environment between checkpoints, under which what that does to episodes is worth a line.
@@ -64,7 +65,7 @@ def run(
         UserError: as of `Trainer.train`, or the run directory cannot be used.
     """
     directory = trainer.config.run_dir
-    if directory is not None and trainer.progress.env_steps == 0:
+    if directory is not None and trainer.progress.env_steps == 0 and trainer.ranks.first:
         create_run_directory(directory)
     trainer.begin_stage(total_steps)
     return go_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks)
@@ -78,9 +79,11 @@ def go_on(
     callbacks: Sequence[Callback] = (),
 ) -> Evaluation | None:
     """`run` for a trainer whose stage of training was begun; its run directory exists."""
-    config = trainer.config
+    config, first = trainer.config, trainer.ranks.first
+    launch = launch_of(trainer.ranks)
     history = History()
-    watching: list[Logger] = [history, *loggers]
+    watching: list[Logger] = [history, *loggers] if first else []
+    progress = progress and first
     if progress:
         print(summary(trainer), flush=True)
         description = f"{config.algo} {config.env}"
@@ -88,8 +91,11 @@ def go_on(
     with contextlib.ExitStack() as stack:
         store = None
         if config.run_dir is not None:
+            store = CheckpointStore(checkpoints_of(config.run_dir), config.keep_checkpoints)
+        if config.run_dir is not None and store is not None and first:
             stack.enter_context(claimed(config.run_dir))
-            store = _open_store(trainer, config.run_dir)
+            store.forget_after(trainer.progress.env_steps)
+            write_json(config.run_dir / "config.json", describe_run(trainer, launch))
             earlier = rows_until(config.run_dir / "metrics.csv", trainer.progress.env_steps)
             history.metrics += [{name: float(row[name]) for name in row} for row in earlier]
             watching += _open_loggers(trainer, config.run_dir, earlier)
@@ -102,13 +108,6 @@ def go_on(
         if progress:
             _say_how_it_went(trainer, history)
         return None if config.run_dir is None else _finish(trainer, config.run_dir, history, callbacks)
-
-
-def _open_store(trainer: Trainer, directory: Path) -> CheckpointStore:
-    store = CheckpointStore(checkpoints_of(directory), trainer.config.keep_checkpoints)
-    store.forget_after(trainer.progress.env_steps)
-    write_json(directory / "config.json", describe_run(trainer))
-    return store
 
 
 def _open_loggers(trainer: Trainer, directory: Path, earlier: Sequence[dict[str, str]]) -> list[Logger]:
@@ -137,15 +136,13 @@ def _finish(
 ) -> Evaluation | None:
     evaluation = None
     if trainer.config.eval_episodes:
-        evaluation = evaluate_policy(
-            trainer.policy,
-            trainer.config,
-            episodes=trainer.config.eval_episodes,
-            env_steps=trainer.progress.env_steps,
-        )
-        write_json(directory / "evaluation.json", evaluation.as_dict())
+        evaluation = trainer.evaluate(trainer.config.eval_episodes)
+        if trainer.ranks.first:
+            write_json(directory / "evaluation.json", evaluation.as_dict())
         for callback in callbacks:
             callback.on_evaluation(trainer, evaluation)
+    if not trainer.ranks.first:
+        return evaluation
     with writing(directory / "learning_curve.png"):
         plot_learning_curve(history.metrics, evaluation, directory / "learning_curve.png")
     return evaluation
@@ -155,7 +152,7 @@ def summary(trainer: Trainer) -> str:
     """What will run on what, in a few lines."""
     config = trainer.config
     backend, reason = choose_backend(config.env, config.backend, config.num_envs)
-    env_threads = config.env_threads or "one a core"
+    env_threads = trainer.share.env_threads or "one a core"
     torch_threads = config.torch_threads or "one a core"
     device, observation = trainer.device, trainer.spaces.observation
     pictures = f", pictures in {_arithmetic_of(trainer)}" if observation.pixels else ""
@@ -165,6 +162,12 @@ def summary(trainer: Trainer) -> str:
         f"threads: torch {torch_threads}, envs {env_threads}; "
         f"device {device}{pictures}; update {trainer.compiles(config)[1]}"
     )
+    if (ranks := trainer.ranks).size > 1:
+        lines += (
+            f"\n{ranks.size} ranks ({ranks.local_size} on this machine), each with "
+            f"{trainer.share.num_envs} of {config.num_envs} environments and "
+            f"{trainer.share.minibatch_size} of {config.minibatch_size} samples of a minibatch"
+        )
     each = config.segment_steps // config.num_envs
     if 0 < each < _SHORT_SEGMENT and config.segment_steps < config.total_steps:
         lines += (

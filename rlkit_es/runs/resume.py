@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rlkit_es.errors import UserError
+from rlkit_es.ranks import Ranks
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.run_directory import checkpoints_of, versions
-from rlkit_es.training.checkpoint import Checkpoint, config_of, require_imported_environment, restored
+from rlkit_es.training.checkpoint import (
+    Checkpoint,
+    config_of,
+    ranks_of,
+    require_imported_environment,
+    restored,
+)
 from rlkit_es.training.config import Config
 from rlkit_es.training.trainer import Trainer
 
@@ -47,12 +54,20 @@ def open_run(directory: Path) -> SavedRun:
     return SavedRun(checkpoint, config, warnings + _other_versions(directory))
 
 
-def continued(saved: SavedRun, changed: Config) -> tuple[Trainer, list[str]]:
+def open_together(directory: Path, ranks: Ranks) -> SavedRun:
+    """`open_run`, of which the first rank tells the others: they need not see its disk."""
+    saved = ranks.from_first(open_run(directory) if ranks.first else None)
+    assert saved is not None
+    return saved
+
+
+def continued(saved: SavedRun, changed: Config, ranks: Ranks | None = None) -> tuple[Trainer, list[str]]:
     """A trainer that goes on where the checkpoint was taken.
 
     Args:
         saved: of `open_run`.
         changed: its configuration, with what may change changed.
+        ranks: as of `Trainer`.
 
     Returns:
         the trainer, and what the changes mean.
@@ -72,8 +87,13 @@ def continued(saved: SavedRun, changed: Config) -> tuple[Trainer, list[str]]:
                 f"{name} is {getattr(saved.config, name)!r} in this run, and going on with another value "
                 "would make it a different experiment: start a new run, or leave it out"
             )
-    trainer = restored(saved.checkpoint, changed)
-    return trainer, _apply(trainer, saved.config, names)
+    trainer = restored(saved.checkpoint, changed, ranks)
+    said = _apply(trainer, saved.config, names)
+    if (before := ranks_of(saved.checkpoint)) != trainer.ranks.size:
+        said.append(
+            f"ranks were {before} and are {trainer.ranks.size}: what follows is as good, but not the same"
+        )
+    return trainer, said
 
 
 def _apply(trainer: Trainer, before: Config, names: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from rlkit_es.envs.vector_env import env_seeds
 from rlkit_es.errors import UserError
 from rlkit_es.runs.checkpoint_store import CHECKPOINTS, CheckpointStore
 from rlkit_es.runs.files import write_atomically
+from rlkit_es.runs.launch import is_of
 from rlkit_es.training.config import Config
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.trainer import Trainer
@@ -32,6 +33,25 @@ def default_run_directory(config: Config) -> Path:
     env = re.sub(r"[^\w.-]+", "-", config.env)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return Path("runs") / env / config.algo / f"seed{config.seed}-{stamp}"
+
+
+def place_of_run(config: Config, launch: Sequence[str]) -> tuple[Path, bool]:
+    """Where a run goes, and whether it is to go on there because it was begun by this very launch.
+
+    Args:
+        config: of the run.
+        launch: as of `launch_of`; a launch that starts its processes anew finds what they were at.
+    """
+    default = default_run_directory(config)
+    earlier = sorted(default.parent.glob(f"seed{config.seed}-*"), reverse=True)
+    candidates = [config.run_dir] if config.run_dir is not None else earlier
+    for directory in candidates:
+        if is_of(directory, launch):
+            if CheckpointStore(checkpoints_of(directory), 1).steps():
+                return directory, True
+            (directory / "metrics.csv").unlink(missing_ok=True)  # nothing came of it
+            return directory, False
+    return config.run_dir or default, False
 
 
 def create_run_directory(path: Path) -> None:
@@ -88,8 +108,8 @@ def claimed(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def describe_run(trainer: Trainer) -> dict[str, Any]:
-    """Every setting, and what it ran with."""
+def describe_run(trainer: Trainer, launch: Sequence[str] = ()) -> dict[str, Any]:
+    """Every setting, and what it ran with; ``launch`` of `launch_of`, by which a restart knows its run."""
     config = trainer.config
     settings = dataclasses.asdict(config)
     settings["run_dir"] = str(config.run_dir)
@@ -100,6 +120,8 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "backend_reason": backend_reason,
         "update": trainer.compiles(config)[1],
         "env_seeds": env_seeds(derive_seeds(config.seed).envs, config.num_envs),
+        "world_size": trainer.ranks.size,
+        "launch": launch,
         "versions": versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),

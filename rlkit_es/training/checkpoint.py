@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from rlkit_es.errors import CheckpointError, NonFiniteError, UserError, first_line
 from rlkit_es.models.encoders import SMALLEST_PICTURE, weights_of_nature_cnn
+from rlkit_es.ranks import Ranks
 from rlkit_es.training.config import Config
 from rlkit_es.training.episodes import Episode
 from rlkit_es.training.trainer import Progress, Trainer
@@ -24,6 +26,8 @@ from rlkit_es.types import ActionSpec, ObservationSpec, Spaces
 # Where a run lies and who else is told of it is not part of what it is.
 _NOT_KEPT = ("run_dir",)
 _MOST_UNSEEN = 1_000_000
+_RUNNING = "reward_scaler.running"  # of each environment
+_OF_ANOTHER_RANK = re.compile(r"generator\.[a-z_]+\.rank([1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Checkpoint:
 
 
 def take_checkpoint(trainer: Trainer) -> Checkpoint:
-    """A copy of everything that ``trainer`` goes on from.
+    """A copy of everything that ``trainer`` goes on from; every rank asks for it, and gets the same.
 
     Raises:
         NonFiniteError: something is NaN or infinite: there would be nothing to go on from.
@@ -47,7 +51,9 @@ def take_checkpoint(trainer: Trainer) -> Checkpoint:
     for name, value in live.items():
         if not value.isfinite().all():
             raise NonFiniteError(f"iteration {trainer.progress.iteration}: {name} is not finite")
-    tensors = {**live, **_generator_states(trainer)}
+    tensors = {**live, **_generators_of_all(trainer)}
+    if trainer.reward_scaler is not None:
+        tensors[_RUNNING] = trainer.ranks.gather(tensors[_RUNNING])
     config = dataclasses.asdict(trainer.config)
     return Checkpoint(
         tensors={
@@ -99,12 +105,14 @@ def require_imported_environment(config: Config) -> None:
         )
 
 
-def restored(checkpoint: Checkpoint, config: Config) -> Trainer:
+def restored(checkpoint: Checkpoint, config: Config, ranks: Ranks | None = None) -> Trainer:
     """A trainer that goes on from ``checkpoint``; no environment is made before it is needed.
 
     Args:
         checkpoint: of `take_checkpoint`.
         config: its own (`config_of`), or one that asks for parameters of the same shapes.
+        ranks: as of `Trainer`. They may be others than before: a rank that was not there draws from
+            generators of its own, and what follows is not what it would have been, only as good.
 
     Raises:
         CheckpointError: it does not hold what these settings need.
@@ -113,12 +121,13 @@ def restored(checkpoint: Checkpoint, config: Config) -> Trainer:
     spaces = _spaces(checkpoint)
     _check_size(checkpoint, config, spaces)
     with _malformed():
-        trainer = Trainer(config, spaces)
-    _copy(checkpoint.tensors, {**_live_tensors(trainer), **_generator_states(trainer)})
+        trainer = Trainer(config, spaces, ranks)
+        tensors = _own_tensors(checkpoint, trainer)
+    _copy(tensors, {**_live_tensors(trainer), **_generator_states(trainer)})
     state = checkpoint.state
     with _malformed():
         for name, generator in trainer.generators.items():
-            generator.set_state(_mersenne_twister(checkpoint.tensors[f"generator.{name}"]))
+            generator.set_state(_mersenne_twister(tensors[f"generator.{name}"]))
         trainer.progress = _progress(state["progress"])
         trainer.episodes.recent.extend(
             Episode(int(env), float(total), int(length)) for env, total, length in state["episodes"]
@@ -160,6 +169,34 @@ def _live_tensors(trainer: Trainer) -> dict[str, Tensor]:
 
 def _generator_states(trainer: Trainer) -> dict[str, Tensor]:
     return _prefixed("generator", {name: g.get_state() for name, g in trainer.generators.items()})
+
+
+def _generators_of_all(trainer: Trainer) -> dict[str, Tensor]:
+    """The states of every rank's, under names that say whose unless they are the first's."""
+    states = {name: trainer.ranks.gather(x[None]) for name, x in _generator_states(trainer).items()}
+    return {
+        f"{name}.rank{rank}" if rank else name: state
+        for name, of_ranks in states.items()
+        for rank, state in enumerate(of_ranks)
+    }
+
+
+def ranks_of(checkpoint: Checkpoint) -> int:
+    """How many trained together."""
+    others = {match[1] for name in checkpoint.tensors if (match := _OF_ANOTHER_RANK.fullmatch(name))}
+    return 1 + len(others)
+
+
+def _own_tensors(checkpoint: Checkpoint, trainer: Trainer) -> dict[str, Tensor]:
+    """What of ``checkpoint`` the rank of ``trainer`` goes on from."""
+    held = checkpoint.tensors
+    tensors = {name: value for name, value in held.items() if not _OF_ANOTHER_RANK.fullmatch(name)}
+    if rank := trainer.ranks.rank:
+        for name, state in _generator_states(trainer).items():
+            tensors[name] = held.get(f"{name}.rank{rank}", state)
+    if _RUNNING in tensors:
+        tensors[_RUNNING] = trainer.ranks.own(tensors[_RUNNING])
+    return tensors
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

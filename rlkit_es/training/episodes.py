@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.types import Rollout
 
 
@@ -22,7 +23,7 @@ class EpisodeTracker:
     """Adds up raw rewards per environment, across rollouts.
 
     Args:
-        num_envs: N.
+        num_envs: N, of this rank.
         window: how many of the last episodes the means are over.
     """
 
@@ -31,8 +32,11 @@ class EpisodeTracker:
         self._length = np.zeros(num_envs, dtype=np.int64)
         self.recent: deque[Episode] = deque(maxlen=window)
 
-    def track(self, rollout: Rollout) -> list[Episode]:
-        """Count the rollout's transitions and return the episodes that ended in it, in order."""
+    def track(self, rollout: Rollout, ranks: Ranks = ALONE) -> list[Episode]:
+        """Count the rollout's transitions and return the episodes that ended in it, in order.
+
+        Those of every rank, one rank's after the other's, each with N environments.
+        """
         valid = rollout.valid.cpu().numpy()
         reward = np.where(valid, rollout.reward.cpu().numpy(), 0.0)
         done = rollout.over.cpu().numpy() & valid
@@ -41,11 +45,13 @@ class EpisodeTracker:
             self._return += reward[t]
             self._length += valid[t]
             for env in np.flatnonzero(done[t]):
-                finished.append(Episode(int(env), float(self._return[env]), int(self._length[env])))
+                number = ranks.rank * len(self._return) + int(env)
+                finished.append(Episode(number, float(self._return[env]), int(self._length[env])))
                 self._return[env] = 0.0
                 self._length[env] = 0
-        self.recent.extend(finished)
-        return finished
+        everyones = [episode for of_rank in ranks.everyones(finished) for episode in of_rank]
+        self.recent.extend(everyones)
+        return everyones
 
     def abandon(self) -> None:
         """Forget the episodes that are under way: their environments begin anew."""

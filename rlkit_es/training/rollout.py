@@ -14,6 +14,7 @@ from rlkit_es.envs.vector_env import Step, VectorEnv
 from rlkit_es.errors import NonFiniteError
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.normalizers import RewardScaler
+from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.types import Batch, Rollout
 
 
@@ -187,6 +188,7 @@ def prepare_batch(
     gamma: float,
     gae_lambda: float,
     sign_rewards: bool = False,
+    ranks: Ranks = ALONE,
 ) -> tuple[Batch, float]:
     """Advantages, value targets and the behaviour policy's parameters, in a few large operations.
 
@@ -197,6 +199,7 @@ def prepare_batch(
         gamma: discount factor.
         gae_lambda: GAE's.
         sign_rewards: take -1, 0 or 1 in place of each reward.
+        ranks: whose rewards are scaled, and whose critic is judged, together.
 
     Returns:
         the batch, and the explained variance of the critic before its update.
@@ -212,7 +215,7 @@ def prepare_batch(
     if sign_rewards:
         reward = reward.sign()
     if reward_scaler is not None:
-        reward = reward_scaler(reward, done, rollout.valid)
+        reward = reward_scaler(reward, done, rollout.valid, ranks)
     advantage, value_target = generalized_advantage(
         reward,
         value,
@@ -232,7 +235,8 @@ def prepare_batch(
         value_target=value_target.flatten(),
         valid=valid,
     )
-    explained = explained_variance(value.flatten(), batch.value_target, valid)
+    judged = (value.flatten(), batch.value_target, valid)
+    explained = explained_variance(*map(ranks.gather, judged))
     return batch, float(explained)
 
 

@@ -18,7 +18,18 @@ class Seeds(NamedTuple):
     periodic_evaluation: int  # not the final one's: what chose the best policy may not judge it
 
 
-def derive_seeds(seed: int) -> Seeds:
-    """The seeds of a run, a function of ``seed`` alone."""
-    words = np.random.SeedSequence(seed).generate_state(len(Seeds._fields), dtype=np.uint32)
+def derive_seeds(seed: int, rank: int = 0) -> Seeds:
+    """The seeds of a run, a function of ``seed`` alone.
+
+    Those of what each rank draws for itself, action noise and minibatches, are a function of ``rank`` too.
+    """
+    seeds = _words(np.random.SeedSequence(seed))
+    if rank == 0:
+        return seeds
+    own = _words(np.random.SeedSequence(seed, spawn_key=(rank,)))
+    return seeds._replace(action_noise=own.action_noise, minibatches=own.minibatches)
+
+
+def _words(sequence: np.random.SeedSequence) -> Seeds:
+    words = sequence.generate_state(len(Seeds._fields), dtype=np.uint32)
     return Seeds(*(int(word) for word in words))

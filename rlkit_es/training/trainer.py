@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,14 +16,17 @@ from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
 from rlkit_es.learners.learner import make_learner
 from rlkit_es.models.normalizers import RewardScaler
-from rlkit_es.training.callbacks import Hooks
+from rlkit_es.ranks import Ranks
+from rlkit_es.training.callbacks import Hooks, Logger
 from rlkit_es.training.config import Config
 from rlkit_es.training.device import resolve_device
 from rlkit_es.training.episodes import EpisodeTracker
-from rlkit_es.training.evaluate import evaluate_policy
+from rlkit_es.training.evaluate import Evaluation, evaluate_policy
+from rlkit_es.training.joining import current_ranks
 from rlkit_es.training.policy import make_policy
 from rlkit_es.training.rollout import RolloutCollector, prepare_batch
 from rlkit_es.training.seeds import derive_seeds
+from rlkit_es.training.shares import cores, require_agreement, share_of
 from rlkit_es.training.threads import acting_threads
 from rlkit_es.types import Spaces
 
@@ -58,21 +61,26 @@ class Trainer:
     Args:
         config: the settings.
         spaces: of the environment, whose making is then put off until it is needed; None: as it has them.
+        ranks: that train together, each with its share of the environments; None: those of the launch
+            that this process is of. Every rank makes a trainer, and does with it what the others do.
 
     Raises:
-        UserError: the environment, the device or the backend cannot be used.
+        UserError: the environment, the device or the backend cannot be used, or the ranks do not agree.
     """
 
-    def __init__(self, config: Config, spaces: Spaces | None = None) -> None:
+    def __init__(self, config: Config, spaces: Spaces | None = None, ranks: Ranks | None = None) -> None:
+        self.ranks = current_ranks() if ranks is None else ranks
+        require_agreement(config, self.ranks)
         self.config = config
+        self.share = share_of(config, self.ranks)
         self.progress = Progress()
-        self.device = resolve_device(config.device)
-        self.seeds = derive_seeds(config.seed)
-        self.envs: list[VectorEnv] = [] if spaces is not None else make_envs(config)
+        self.device = resolve_device(config.device, self.ranks)
+        self.seeds = derive_seeds(config.seed, self.ranks.rank)
+        self.envs: list[VectorEnv] = [] if spaces is not None else make_envs(self.share)
         self.spaces = spaces or spaces_of(self.envs[0])
         self.policy = make_policy(config, self.spaces, self.seeds.networks).to(self.device)
         self.reward_scaler = (
-            RewardScaler(config.num_envs, config.gamma, config.reward_clip).to(self.device)
+            RewardScaler(self.share.num_envs, config.gamma, config.reward_clip).to(self.device)
             if config.normalize_rewards
             else None
         )
@@ -83,11 +91,12 @@ class Trainer:
         self.learner = make_learner(
             config.algo,
             self.policy,
-            config,
+            self.share,
             self.generators["minibatches"],
             watch_stop=self.device.type == "cpu",
+            ranks=self.ranks,
         )
-        self.episodes = EpisodeTracker(config.num_envs)
+        self.episodes = EpisodeTracker(self.share.num_envs)
         self.metrics: dict[str, float] = {}
         self.stop_reason: str | None = None
         """What `request_stop` was given; None where training was not asked to stop."""
@@ -112,7 +121,7 @@ class Trainer:
 
     def go_on(self, hooks: Hooks) -> None:
         """Train until the stage that was begun ends, or a callback asks to stop; raises as `train`."""
-        torch.set_num_threads(self.config.torch_threads or os.cpu_count() or 1)
+        torch.set_num_threads(self.config.torch_threads or cores(self.ranks))
         if self.compiles(self.config)[0]:
             self.learner.compile()
         self._save(hooks)  # from here on there is something to go back to
@@ -123,12 +132,13 @@ class Trainer:
 
     def begin_segment(self) -> RolloutCollector:
         """Environments anew: nothing of what they held before has an effect from here on."""
-        self.envs = self.envs or make_envs(self.config)
+        self.envs = self.envs or make_envs(self.share)
         if (found := spaces_of(self.envs[0])) != self.spaces:
             raise UserError(
                 f"{self.config.env} is not the environment that the policy is for: it has {found}, "
                 f"not {self.spaces}"
             )
+        self._copy_from_first()
         self.episodes.abandon()
         if self.reward_scaler is not None:
             self.reward_scaler.running.zero_()
@@ -136,14 +146,41 @@ class Trainer:
             self.envs,
             self.config.rollout_steps,
             generator=self.generators["action_noise"],
-            seeds=env_seeds(self.seeds.envs, self.config.num_envs, self.progress.segment),
+            seeds=self._env_seeds(),
             device=self.device,
         )
+
+    def _env_seeds(self) -> list[int]:
+        """Of this rank's environments: what they would be as some of all those of one process."""
+        seeds = env_seeds(self.seeds.envs, self.config.num_envs, self.progress.segment)
+        each = self.share.num_envs
+        return seeds[self.ranks.rank * each :][:each]
+
+    def _copy_from_first(self) -> None:
+        """What is learned is the same on all ranks from here on, even if it had come to differ."""
+        scaler = {} if self.reward_scaler is None else self.reward_scaler.state_dict()
+        learned = (self.policy.state_dict(), scaler, self.learner.state_tensors())
+        for tensor in (tensor for tensors in learned for tensor in tensors.values()):
+            self.ranks.copy_from_first(tensor)
 
     def compiles(self, config: Config) -> tuple[bool, str]:
         """Whether the update would be compiled with ``config``, and why; raises as `should_compile`."""
         pixels = self.spaces.observation.pixels
-        return should_compile(config.compile, config.total_steps, self.device, pixels=pixels)
+        return should_compile(
+            config.compile, config.total_steps, self.device, pixels=pixels, ranks=self.ranks.size
+        )
+
+    def evaluate(self, episodes: int, seed: int | None = None) -> Evaluation:
+        """`evaluate_policy` of the policy as it is: by the first rank, for which the others wait."""
+        evaluation = None
+        if self.ranks.first:
+            steps = self.progress.env_steps
+            evaluation = evaluate_policy(
+                self.policy, self.config, episodes=episodes, seed=seed, env_steps=steps
+            )
+        evaluation = self.ranks.from_first(evaluation)
+        assert evaluation is not None
+        return evaluation
 
     def request_stop(self, reason: str) -> None:
         """Make this iteration the last one, and say why."""
@@ -169,10 +206,13 @@ class Trainer:
                 due = crosses(before, progress.env_steps, config.eval_every)
                 metrics |= self._evaluate(hooks) if due else _NOT_EVALUATED
             self.metrics = metrics
-            for logger in hooks.loggers:
+            for logger in self._loggers(hooks):
                 logger.log(metrics)
             for callback in hooks.callbacks:
                 callback.on_iteration(self, metrics)
+            if hooks.callbacks:
+                reasons = self.ranks.everyones(self.stop_reason)
+                self.stop_reason = next((reason for reason in reasons if reason is not None), None)
             if self.finished or crosses(before, progress.env_steps, config.segment_steps):
                 return
 
@@ -190,17 +230,18 @@ class Trainer:
                 gamma=self.config.gamma,
                 gae_lambda=self.config.gae_lambda,
                 sign_rewards=self.config.sign_rewards,
+                ranks=self.ranks,
             )
             remaining = self._remaining()
             update = self.learner.update(batch, self._learning_rate(remaining), remaining)
         except NonFiniteError as error:
             raise NonFiniteError(f"iteration {self.progress.iteration}: {error}") from error
-        shift = policy_shift(self.policy, batch, self.config.dropout_threshold)
+        shift = policy_shift(self.policy, batch, self.config.dropout_threshold, self.ranks)
         # Only now: the update saw the normaliser that the rollout was acted with.
         if self.policy.normalizer is not None:
-            self.policy.normalizer.merge(rollout.observation.flatten(0, 1), batch.valid)
-        self.episodes.track(rollout)
-        steps, seconds = int(rollout.valid.sum()), time.perf_counter() - started
+            self.policy.normalizer.merge(rollout.observation.flatten(0, 1), batch.valid, self.ranks)
+        self.episodes.track(rollout, self.ranks)
+        steps, seconds = int(self.ranks.sum(rollout.valid.sum())), time.perf_counter() - started
         self.progress.env_steps += steps
         self.progress.wall_seconds += seconds
         return {
@@ -215,13 +256,8 @@ class Trainer:
         }
 
     def _evaluate(self, hooks: Hooks) -> dict[str, float]:
-        evaluation = evaluate_policy(
-            self.policy,
-            self.config,
-            episodes=max(self.config.eval_episodes, 1),
-            seed=self.seeds.periodic_evaluation,
-            env_steps=self.progress.env_steps,
-        )
+        episodes = max(self.config.eval_episodes, 1)
+        evaluation = self.evaluate(episodes, seed=self.seeds.periodic_evaluation)
         if hooks.store is not None:
             hooks.store.save_if_best(self, evaluation.return_mean)
         for callback in hooks.callbacks:
@@ -234,13 +270,16 @@ class Trainer:
     def _save(self, hooks: Hooks) -> None:
         if hooks.store is None:
             return
-        for logger in hooks.loggers:
+        for logger in self._loggers(hooks):
             logger.flush()
         if not self.config.eval_every:
             hooks.store.save_if_best(self, self.episodes.means()["episode_return_mean"])
         path = hooks.store.save(self)
         for callback in hooks.callbacks:
             callback.on_checkpoint(self, path)
+
+    def _loggers(self, hooks: Hooks) -> Sequence[Logger]:
+        return hooks.loggers if self.ranks.first else ()
 
     def _remaining(self) -> float:
         """Of this stage of training, from 1 to 0."""
