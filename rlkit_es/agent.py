@@ -95,6 +95,7 @@ class Algorithm:
         checkpoint = take_checkpoint(self._trainer)
         if self._trainer.ranks.first:
             write_checkpoint(path, checkpoint)
+        self._trainer.ranks.from_first(None)  # from here on it is there, for whoever loads it
         return path
 
     def learn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from datetime import timedelta
 from typing import NamedTuple
@@ -68,6 +69,7 @@ def current_ranks() -> Ranks:
         if not dist.is_initialized():
             join(launch)
         _Joined.ranks = Group(launch.local_rank, launch.local_size)
+        atexit.register(leave)
     return _Joined.ranks
 
 

@@ -356,7 +356,7 @@ MOMENTS = {
     "as a segment begins": At(Trainer, "begin_segment", 2),
     "as an environment steps": At(toy_envs.Walk, "step", 300),
     "as an environment is reset": At(toy_envs.Walk, "reset", 60),
-    "before the evaluation": At(experiment, "evaluate_policy", 1),
+    "before the evaluation": At(Trainer, "evaluate", 1),
     "before the picture": At(experiment, "plot_learning_curve", 1),
 }
 
