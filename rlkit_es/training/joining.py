@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
+import uuid
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -86,12 +88,10 @@ def join(launch: Launch, patience_seconds: float = PATIENCE_SECONDS) -> Store:
     Raises:
         UserError: there is nowhere to meet, or somebody did not come.
     """
-    store = PrefixStore("rlkit_es", _meeting_place(launch, timedelta(seconds=patience_seconds)))
-    store.set(f"here/{launch.rank}", "")
-    everyone = [f"here/{rank}" for rank in range(launch.size)]
+    place = PrefixStore("rlkit_es", _meeting_place(launch, timedelta(seconds=patience_seconds)))
     try:
-        store.wait(everyone, timedelta(seconds=patience_seconds))
-    except RuntimeError as error:
+        store = _meet(place, launch, patience_seconds)
+    except (RuntimeError, TimeoutError) as error:
         raise UserError(
             f"not all of the {launch.size} ranks came within {patience_seconds:g} s: start torchrun on every "
             "node, with the same --rdzv-endpoint, --nnodes and --nproc-per-node"
@@ -121,6 +121,34 @@ def leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
     _Joined.ranks = None
+
+
+def _meet(place: Store, launch: Launch, patience_seconds: float) -> Store:
+    """A part of ``place`` of these processes alone: torchrun may lead those it starts anew to the same one.
+
+    Each of the others knocks with a name of its own, by which the first one tells it where the part is; who
+    knocked before, and has ended since, is told too, and does not come.
+
+    Raises:
+        RuntimeError, TimeoutError: somebody did not come.
+    """
+    own = uuid.uuid4().hex
+    if launch.rank:
+        place.set(f"knock/{launch.rank}", own)
+        place.wait([f"told/{own}"], timedelta(seconds=patience_seconds))
+        store = PrefixStore(str(place.get(f"told/{own}"), "utf-8"), place)
+        store.set(f"here/{launch.rank}", "")
+        return store
+    store, deadline = PrefixStore(own, place), time.monotonic() + patience_seconds
+    others = range(1, launch.size)
+    while not store.check([f"here/{rank}" for rank in others]):
+        for knock in (f"knock/{rank}" for rank in others):
+            if place.check([knock]):
+                place.set(f"told/{str(place.get(knock), 'utf-8')}", own)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.02)
+    return store
 
 
 def _meeting_place(launch: Launch, patience: timedelta) -> Store:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -43,7 +44,7 @@ sys.exit(run.main(arguments))
 """
 DIES = """
 def killed(self, collector):
-    if rank == 1 and restarts == 0 and self.progress.env_steps > 300:
+    if rank == DYING and restarts == 0 and self.progress.env_steps > 300:
         os.kill(os.getpid(), signal.SIGKILL)
     return iterate(self, collector)
 
@@ -157,8 +158,23 @@ def test_a_run_of_two_ranks_can_be_evaluated_and_gone_on_with_by_one(
     assert int(rows(copy)[-1]["env_steps"]) >= 700
 
 
-def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_it_never_was(whole: Path) -> None:
-    code, out, err = torchrun(*TWO, "--max-restarts", "1", scripted(DIES), *RUN, "--total-steps", "600")
+@pytest.mark.parametrize(
+    ("rank", "launch"),
+    [
+        (1, TWO),
+        # Where the processes that are started anew meet in the same place.
+        pytest.param(0, ("--nproc-per-node", "2", "--master-port", "PORT"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_rank_is_started_again_and_the_run_ends_as_if_it_never_was(
+    whole: Path, rank: int, launch: tuple[str, ...]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    launch = tuple(port if word == "PORT" else word for word in launch)
+    script = scripted(DIES.replace("DYING", str(rank)))
+    code, out, err = torchrun(*launch, "--max-restarts", "1", script, *RUN, "--total-steps", "600")
     assert code == 0, err
     (directory,) = Path("runs").glob("*/*/*")  # found again without --run-dir
     assert f"going on with {directory} from " in out

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from rlkit_es.errors import UserError
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.training.config import Config
 from rlkit_es.training.device import resolve_device
-from rlkit_es.training.joining import Launch, join, launched
+from rlkit_es.training.joining import Launch, _meet, join, launched
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.shares import cores, require_agreement, share_of
 
@@ -95,6 +98,21 @@ def test_a_process_outside_of_a_launch_is_alone(monkeypatch: pytest.MonkeyPatch)
     assert launched() is None
     monkeypatch.setenv("RANK", "1")
     assert launched() == Launch(1, 2, 0, 1)
+
+
+def test_ranks_meet_where_others_have_met_before() -> None:
+    place = dist.HashStore()
+    for stale in ("knock/1", "knock/2", "here/0", "here/1", "here/2"):
+        place.set(stale, "of processes that have ended")
+
+    def met(rank: int) -> list[str]:
+        store = _meet(place, Launch(rank, 3, rank, 3), 20)
+        store.set(f"from {rank}", str(rank))
+        store.wait([f"from {other}" for other in range(3)], timedelta(seconds=20))
+        return [store.get(f"from {other}").decode() for other in range(3)]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(met, range(3))) == [["0", "1", "2"]] * 3
 
 
 @pytest.mark.parametrize("listens", [False, True])
