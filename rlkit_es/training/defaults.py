@@ -36,6 +36,7 @@ _ATARI_NATURAL: Settings = {
     "rollout_steps": 256,
     "learning_rate": 2.5e-4,
     "max_kl": 0.01,
+    "max_kl_schedule": "constant",
     "fisher_fraction": 0.2,
 }
 # Rewards are sparse: with -0.5 two of three seeds never find the first one of finger-spin.

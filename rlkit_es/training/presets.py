@@ -41,6 +41,7 @@ _NATURAL: Settings = {
     "max_grad_norm": float("inf"),
     "gae_lambda": 0.98,
     "max_kl": 0.01,
+    "max_kl_schedule": "constant",
     "cg_iterations": 10,
     "cg_damping": 0.1,
     "fisher_fraction": 0.2,

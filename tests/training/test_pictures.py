@@ -315,7 +315,13 @@ BY_STEP: dict[str, dict[str, Any]] = {
         "deviation_threshold": 0.1,
         "entropy_coefficient": 0.01,
     },
-    "natural": {"rollout_steps": 256, "learning_rate": 2.5e-4, "max_kl": 0.01, "fisher_fraction": 0.2},
+    "natural": {
+        "rollout_steps": 256,
+        "learning_rate": 2.5e-4,
+        "max_kl": 0.01,
+        "max_kl_schedule": "constant",
+        "fisher_fraction": 0.2,
+    },
 }
 
 every_recipe = pytest.mark.parametrize("algo", RECIPES)

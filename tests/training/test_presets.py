@@ -45,7 +45,7 @@ OVERRIDES: dict[str, Any] = {
 def overriding(name: str, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
-    if name == "learning_rate_schedule":
+    if name in ("learning_rate_schedule", "max_kl_schedule"):
         return "constant" if value == "linear" else "linear"
     return OVERRIDES[name]
 
