@@ -91,37 +91,43 @@ _STOPPING = {
     "critic_5": "--critic-epochs 5",
     "critic_20": "--critic-epochs 20",
 }
-# What the defaults are chosen from, on environments that the choice is not judged by alone.
+# What the defaults are chosen from; the environments that are not among these judge the choice.
 _PPO_CHOICES = {
+    "log_std_-0.5": "--log-std-init -0.5",
+    "log_std_-1": "--log-std-init -1",
     "gae_0.9": "--gae-lambda 0.9",
     "minibatch_256": "--minibatch-size 256",
-    "short_rollouts": "--rollout-steps 8 --epochs 5 --critic-epochs 5",
-    "log_std_rate": "--log-std-learning-rate 1e-3",
-    "log_std_0": "--log-std-init 0",
+    "short_rollouts": "--rollout-steps 16 --epochs 5 --critic-epochs 5",
     "wide": "--hidden-sizes 256 256",
     "clip_0.3": "--clip-range 0.3",
 }
 _TRPO_CHOICES = {
+    "log_std_-0.5": "--log-std-init -0.5",
+    "log_std_-1": "--log-std-init -1",
+    "kl_0.03_log_std_-1": "--max-kl 0.03 --log-std-init -1",
+    "kl_0.02": "--max-kl 0.02",
+    "kl_0.02_log_std_-0.5": "--max-kl 0.02 --log-std-init -0.5",
+    "kl_0.02_constant_log_std_-0.5": "--max-kl 0.02 --max-kl-schedule constant --log-std-init -0.5",
+    "kl_0.1": "--max-kl 0.1",
     "gae_0.9": "--gae-lambda 0.9",
     "short_rollouts": "--rollout-steps 16",
-    "kl_0.01": "--max-kl 0.01",
-    "kl_0.04": "--max-kl 0.04",
-    "critic_20": "--critic-epochs 20",
-    "log_std_0": "--log-std-init 0",
-    "wide": "--hidden-sizes 256 256",
+    "width_128": "--hidden-sizes 128 128",
 }
 _SLOW = "--learning-rate 1e-4 --critic-learning-rate 3e-4"
+_LARGE_MINIBATCHES = (
+    "--minibatch-size 512 --learning-rate 1e-4 --epochs 20 --log-std-learning-rate 1e-3 "
+    "--critic-learning-rate 1e-3 --critic-epochs 20"
+)
 _ESPO_CHOICES = {
+    "log_std_-0.5": "--log-std-init -0.5",
     "slow": _SLOW,
     "slow_log_std_rate": f"{_SLOW} --log-std-learning-rate 1e-3",
-    "log_std_rate": "--log-std-learning-rate 1e-3",
-    "minibatch_512": "--minibatch-size 512",
-    "slow_minibatch_512": f"{_SLOW} --minibatch-size 512 --epochs 20",
-    "log_std_0": "--log-std-init 0",
+    "large_minibatches": _LARGE_MINIBATCHES,
+    "threshold_0.1": "--deviation-threshold 0.1",
 }
 _SD_ESPO_CHOICES = {
     "slow_dropout_0.25": f"{_SLOW} --dropout-threshold 0.25",
-    "slow_dropout_0.25_log_std_rate": f"{_SLOW} --dropout-threshold 0.25 --log-std-learning-rate 1e-3",
+    "large_minibatches_dropout_0.25": f"{_LARGE_MINIBATCHES} --dropout-threshold 0.25",
 }
 _NATURAL_DROPOUT = {"rate_2": "--dropout-rate 2", "rate_4": "--dropout-rate 4"}
 
@@ -148,7 +154,7 @@ SUITES: Mapping[str, Suite] = {
             *_changes("espo", _ESPO_CHOICES),
             *_changes("sd_espo", _SD_ESPO_CHOICES),
         ),
-        ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4"),
+        ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4", "Ant-v4", "Humanoid-v4"),
         seeds=3,
         total_steps=1_000_000,
         settings=("--eval-every", "100000"),
