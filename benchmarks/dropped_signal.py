@@ -21,12 +21,15 @@ from machine import REPOSITORY, describe_machine, git_revision
 from torch import Tensor
 
 from rlkit_es.core.masks import kl_below, ratio_within
+from rlkit_es.learners.minibatch_loss import Minibatch
 from rlkit_es.learners.natural_step import NaturalStep
 from rlkit_es.training.config import Config
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch, PolicyStats
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "dropped_signal.json"
+
+_SETTINGS = {"log_std_init": -0.5, "max_kl": 0.02, "max_kl_schedule": "constant"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(env: str, seed: int, updates: int) -> dict[str, dict[str, float]]:
     """For each mask the median over the updates of one TRPO run."""
-    config = Config.for_algorithm("trpo", env=env, seed=seed)
+    config = Config.for_algorithm("trpo", env=env, seed=seed, **_SETTINGS)
     trainer = Trainer(config)
     trainer.learner.compile()
     learner = trainer.learner
@@ -69,11 +72,11 @@ def measure(env: str, seed: int, updates: int) -> dict[str, dict[str, float]]:
     samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     step_policy = learner._step_policy
 
-    def observed(batch: Batch) -> Any:
-        for mask, values in compare(learner, batch, config.max_kl, generator).items():
+    def observed(batch: Batch, sizes: list[int], max_kl: float) -> Any:
+        for mask, values in compare(learner, batch, max_kl, generator).items():
             for name, value in values.items():
                 samples[mask][name].append(value)
-        return step_policy(batch)
+        return step_policy(batch, sizes, max_kl)
 
     learner._step_policy = observed  # type: ignore[method-assign]
     trainer.train(updates * config.batch_size)
@@ -88,11 +91,12 @@ def compare(
     learner: NaturalStep, batch: Batch, max_kl: float, generator: torch.Generator
 ) -> dict[str, dict[str, float]]:
     """Of each mask at TRPO's full step on ``batch``: what is kept of samples, direction and gain."""
-    start, everything = learner._begin(batch), batch.valid
-    advantage = learner._advantage(batch, everything)
+    everything = batch.valid
+    start = learner._begin(batch, [len(everything)], max_kl)
+    advantage = learner._advantage(Minibatch(batch, batch.advantage, everything), everything)
     gradient = learner._gradient(start, advantage, everything)
     full = learner._full_step(start, gradient)
-    trial = learner._loss.stats(learner.parameters + full, batch)
+    trial = learner._loss.own_stats(learner.parameters + full, batch)
     results = {}
     for name, keep in _masks(trial, advantage, max_kl).items():
         shuffled = keep[torch.randperm(len(keep), generator=generator)]
