@@ -129,7 +129,7 @@ _SD_ESPO_CHOICES = {
     "slow_dropout_0.25": f"{_SLOW} --dropout-threshold 0.25",
     "large_minibatches_dropout_0.25": f"{_LARGE_MINIBATCHES} --dropout-threshold 0.25",
 }
-_NATURAL_DROPOUT = {"rate_2": "--dropout-rate 2", "rate_4": "--dropout-rate 4"}
+_NATURAL_DROPOUT = {"rate_1": "--dropout-rate 1", "rate_2": "--dropout-rate 2"}
 
 SUITES: Mapping[str, Suite] = {
     "mujoco": Suite(_RECIPES, _MUJOCO, seeds=5, total_steps=1_000_000, settings=("--eval-every", "50000")),

@@ -51,7 +51,10 @@ RECIPES: Mapping[str, Recipe] = {
     "espo": Recipe(surrogate="ratio", stop="ratio_deviation"),
     "sd_ppo": Recipe(surrogate="clip", mask="ratio_within"),
     "sd_trpo": Recipe(
-        surrogate="ratio", mask="kl_below", step="natural", defaults={**_NATURAL, "mask_at": "trial"}
+        surrogate="ratio",
+        mask="kl_below",
+        step="natural",
+        defaults={**_NATURAL, "mask_at": "trial", "dropout_rate": 4.0},
     ),
     "sd_espo": Recipe(surrogate="ratio", mask="ratio_within", stop="ratio_deviation"),
     "spo": Recipe(surrogate="spo"),

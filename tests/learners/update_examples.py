@@ -26,10 +26,10 @@ def make_config(**changes: Any) -> UpdateConfig:
 
 
 def make_config_for(algo: str, **changes: Any) -> UpdateConfig:
-    """With the recipe's own defaults, and few epochs where the policy has any."""
-    few: dict[str, Any] = {"minibatch_size": 16, "critic_epochs": 3}
-    few |= {"epochs": 3} if algo in ADAM else {}
-    return UpdateConfig(**(few | dict(find_recipe(algo).defaults) | changes))
+    """With the recipe's own defaults but for few epochs, short natural steps, and masks that drop some."""
+    few: dict[str, Any] = {"minibatch_size": 16, "critic_epochs": 3, "dropout_rate": 1.0}
+    few |= {"epochs": 3} if algo in ADAM else {"max_kl": 0.02, "max_kl_schedule": "constant"}
+    return UpdateConfig(**(dict(find_recipe(algo).defaults) | few | changes))
 
 
 def make_policy(action: ActionSpec = BOX, seed: int = 0, hidden: tuple[int, ...] = (16, 12)) -> ActorCritic:
