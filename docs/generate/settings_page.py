@@ -1,0 +1,135 @@
+"""Tables of the command line's settings, from the dataclasses that ``--help`` is made of."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import inspect
+import io
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from rlkit_es import cli
+from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.training.config import Config
+from rlkit_es.training.defaults import env_defaults
+
+# The first setting of each group, in the order of the dataclasses: a new setting is where its source is.
+GROUPS: Mapping[str, str] = {
+    "algo": "The experiment",
+    "num_envs": "Rollouts and advantages",
+    "network": "Networks",
+    "normalize_observations": "What the policy sees, earns and does",
+    "eval_episodes": "Evaluation, checkpoints, logs",
+    "device": "The machine",
+    "minibatch_size": "The update",
+    "surrogate": "Slots",
+    "clip_range": "How far, and which samples",
+    "constraint_limit": "Constraints",
+    "cg_iterations": "Natural steps",
+}
+_KINDS = {"`ALE/...`": "ALE/Pong-v5", "`dm_control/...`": "dm_control/cheetah-run-v0"}
+_HELP_WIDTH = "100"
+
+
+def settings_page() -> str:
+    """Markdown: every flag with its default and meaning, in groups, and whose defaults differ."""
+    return "\n\n".join([_flags(), _own_defaults(), _commands()])
+
+
+def meanings() -> dict[str, str]:
+    """What the source says under each field, by its name, in the order of the page."""
+    return {**_documented(Config), **_documented(UpdateConfig)}
+
+
+def flag(name: str) -> str:
+    """As it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _flags() -> str:
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    hints = get_type_hints(Config)
+    lines: list[str] = []
+    for name, meaning in meanings().items():
+        if name in GROUPS:
+            lines += ["", f"### {GROUPS[name]}", "", "| flag | default | meaning |", "|---|---|---|"]
+        required = defaults[name] is dataclasses.MISSING
+        shown = "" if required else f"`{_typed(defaults[name])}`"
+        lines.append(f"| `{_spelled(name, hints[name])}` | {shown} | {_cell(meaning)} |")
+    return "\n".join(["## Every setting", *lines])
+
+
+def _own_defaults() -> str:
+    lines = ["## Whose defaults differ", "", "| for | defaults of its own |", "|---|---|"]
+    lines += [f"| `--algo {name}` | {_listed(r.defaults)} |" for name, r in RECIPES.items() if r.defaults]
+    for kind, example in _KINDS.items():
+        adam, natural = env_defaults(example, "adam"), env_defaults(example, "natural")
+        if adam == natural:
+            lines.append(f"| `--env` {kind} | {_listed(adam)} |")
+        else:
+            lines.append(f"| `--env` {kind}, recipes that step by Adam | {_listed(adam)} |")
+            lines.append(f"| `--env` {kind}, natural steps | {_listed(natural)} |")
+    return "\n".join(lines)
+
+
+def _commands() -> str:
+    parts = ["## The other commands"]
+    for command in cli.COMMANDS:
+        if command != "train":
+            parts += [f"### rlkit-es {command}", f"```text\n{_help(command)}\n```"]
+    return "\n\n".join(parts)
+
+
+def _help(command: str) -> str:
+    """What ``rlkit-es COMMAND --help`` prints on a terminal without colour."""
+    printed, environment = io.StringIO(), dict(os.environ)
+    os.environ |= {"COLUMNS": _HELP_WIDTH, "NO_COLOR": "1", "TERM": "dumb"}
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            cli.main([command, "--help"])
+    finally:
+        os.environ.clear()
+        os.environ |= environment
+    return "\n".join(line.rstrip() for line in printed.getvalue().strip().splitlines())
+
+
+def _documented(cls: type) -> dict[str, str]:
+    """The string under each annotated field of ``cls`` itself."""
+    body = ast.parse(inspect.getsource(cls)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for statement, after in zip(body.body, [*body.body[1:], ast.Pass()], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            found[statement.target.id] = inspect.cleandoc(str(after.value.value)) if documented else ""
+    return found
+
+
+def _spelled(name: str, hint: Any) -> str:
+    if hint is bool:
+        return f"{flag(name)}, --no-{name.replace('_', '-')}"
+    choices = "\\|".join(map(str, get_args(hint))) if get_origin(hint) is Literal else ""
+    return f"{flag(name)} {choices}".strip()
+
+
+def _typed(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{_given(name, value)}`" for name, value in settings.items())
+
+
+def _given(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return flag(name) if value else f"--no-{name.replace('_', '-')}"
+    return f"{flag(name)} {_typed(value)}".strip()
+
+
+def _cell(text: str) -> str:
+    # A name in angle brackets would be taken for HTML.
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
