@@ -2,13 +2,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 
+from rlkit_es.learners import registration
+
 # For `import toy_envs` here, and for "toy_envs:ToyWalk-v0" in the library and its worker processes.
 sys.path.insert(0, str(Path(__file__).parent / "envs"))
-# The benchmarks are scripts, not a package.
+# The benchmarks and what makes the site are scripts, not packages.
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[1] / "docs" / "generate"))
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +28,16 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def nothing_stays_registered() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    tables = {kind: dict(table) for kind, table in registration._TABLES.items()}
+    environments = dict(gym.registry)
+    yield
+    for kind, table in registration._TABLES.items():
+        table.clear()
+        table.update(tables[kind])
+    gym.registry.clear()
+    gym.registry.update(environments)

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import gymnasium as gym
 import pytest
 import torch
 
@@ -18,16 +16,7 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 QUICK = {"num_envs": 4, "rollout_steps": 32, "epochs": 2, "compile": "off"}
 
 
-@pytest.fixture(autouse=True)
-def _nothing_stays_registered() -> Iterator[None]:
-    tables = {kind: dict(table) for kind, table in registration._TABLES.items()}
-    environments = dict(gym.registry)
-    yield
-    for kind, table in registration._TABLES.items():
-        table.clear()
-        table.update(tables[kind])
-    gym.registry.clear()
-    gym.registry.update(environments)
+pytestmark = pytest.mark.usefixtures("nothing_stays_registered")
 
 
 def same(a: rlkit_es.Algorithm, b: rlkit_es.Algorithm) -> bool:
