@@ -1,0 +1,151 @@
+"""What the site is made from: generated pages, links, and commands that readers will type."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from idea_figure import DEFAULTS, draw, moved, stopping_distance, surrogate_curves
+from repository_links import to_repository
+from settings_page import GROUPS, meanings, settings_page
+
+import rlkit_es
+from rlkit_es import run
+from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.learners.slots import SLOTS
+from rlkit_es.training.config import Config
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+WEB = "https://example.org/repository"
+
+
+def commands(page: Path) -> list[str]:
+    """Lines that train, without placeholders for what the reader has."""
+    joined = page.read_text().replace("\\\n", " ")
+    found = re.findall(r"^ *python -m rlkit_es\.run (.*)$", joined, re.MULTILINE)
+    return [c for c in found if not re.search(r"--resume|--import|--help|<|\b[A-Z]{3,}\b(?!/)", c)]
+
+
+def test_every_setting_is_on_the_page_with_what_the_source_says() -> None:
+    page, _ = settings_page().split("## Whose defaults differ")
+    assert {*meanings()} == {field.name for field in dataclasses.fields(Config)}
+    for name, meaning in meanings().items():
+        (line,) = re.findall(rf"^\| `--{name.replace('_', '-')}[ ,`].*$", page, re.MULTILINE)
+        shown = line.replace("\\|", "|").replace("&lt;", "<")
+        assert len(meaning) > 10, name
+        assert " ".join(meaning.split()) in shown
+    assert {*GROUPS} <= {*meanings()}
+
+
+def test_own_defaults_of_recipes_and_environments_are_on_the_page() -> None:
+    page = settings_page()
+    for name, recipe in RECIPES.items():
+        assert (f"| `--algo {name}` |" in page) == bool(recipe.defaults)
+    assert "`--log-std-init 0.0`" in page
+    assert "`--no-normalize-rewards`" in page
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.stem)
+def test_every_training_command_of_a_page_is_understood(page: Path) -> None:
+    for command in commands(page):
+        run.parse(shlex.split(command, comments=True))
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("[a](../CONTRIBUTING.md)", f"[a]({WEB}/blob/HEAD/CONTRIBUTING.md)"),
+        ("[a](../CONTRIBUTING.md#style)", f"[a]({WEB}/blob/HEAD/CONTRIBUTING.md#style)"),
+        ("[a](../benchmarks/)", f"[a]({WEB}/tree/HEAD/benchmarks)"),
+        ("[a](results/)", f"[a]({WEB}/tree/HEAD/docs/results)"),
+        *(
+            (same, same)
+            for same in ("[a](idea.md)", "![a](idea.png)", "[a](#b)", "[a](https://b.c/d)", "[a](no.md)")
+        ),
+    ],
+)
+def test_links_out_of_the_docs_lead_to_the_repository(link: str, expected: str) -> None:
+    assert to_repository(f"see {link}.", "index.md", ROOT, WEB) == f"see {expected}."
+
+
+def test_without_an_address_the_text_of_such_links_is_left() -> None:
+    assert to_repository("see [a](../../README.md).", "algorithms/ppo.md", ROOT, None) == "see a."
+
+
+def test_every_page_is_in_the_menu_once() -> None:
+    menu = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(menu) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
+
+
+def test_every_public_name_is_on_the_page_of_the_api() -> None:
+    shown = set(re.findall(r"^::: rlkit_es\.(\w+)$", (DOCS / "api.md").read_text(), re.MULTILINE))
+    assert shown == {name for name in rlkit_es.__all__ if not name.startswith("_")}
+
+
+def test_the_start_page_works_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DOCS / "index.md").read_text().replace("50000", "1024").replace("10_000", "1_024")
+    (command,) = re.findall(r"^python -m rlkit_es\.run (--algo ppo .*)$", text, re.MULTILINE)
+    assert run.main(shlex.split(command)) == 0
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(program, "docs/index.md", "exec"), {"__name__": "__main__"})
+    assert Path("espo.safetensors").exists()
+
+
+def test_the_figure_draws_what_the_core_computes(tmp_path: Path) -> None:
+    ratio = torch.tensor([0.5, 1.0, 1.5])
+    assert surrogate_curves(ratio, 1.0)["clip"].tolist() == pytest.approx([0.5, 1, 1.2])
+    distances = torch.linspace(0, 1, 201)
+    stop = stopping_distance(distances)
+    before, at = (float((moved(d).ratio - 1).abs().mean()) for d in (stop - 0.005, stop))
+    assert before < DEFAULTS.deviation_threshold <= at
+    draw(tmp_path / "idea.png")
+    assert (tmp_path / "idea.png").stat().st_size > 10_000
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Cells of the first table under a heading of the page for newcomers."""
+    part = (DOCS / "coming-from.md").read_text().split(f"## {heading}")[1].split("\n## ")[0]
+    table = [line for line in part.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1:]]
+
+
+def named(cell: str) -> set[str]:
+    return set(re.findall(r"`(\w+)`", cell))
+
+
+def test_our_column_of_the_equivalents_has_settings_alone() -> None:
+    ours = {field.name for field in dataclasses.fields(Config)} | {*SLOTS["stop"]}
+    assert set().union(*(named(cells[0]) for cells in rows("Hyperparameters"))) <= ours
+
+
+def test_the_other_columns_name_what_the_libraries_have() -> None:
+    sb3 = pytest.importorskip("stable_baselines3")
+    tianshou = pytest.importorskip("tianshou")
+    from contenders import cleanrl_style
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.policies import ActorCriticPolicy
+    from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
+    from tianshou.algorithm.optim import AdamOptimizerFactory
+    from tianshou.trainer import OnPolicyTrainerParams
+
+    def arguments(*functions: object) -> set[str]:
+        return {name for f in functions for name in inspect.signature(f).parameters}
+
+    theirs = (
+        arguments(sb3.PPO, make_vec_env, ActorCriticPolicy) | {"make_vec_env", "VecNormalize"},
+        arguments(
+            tianshou.algorithm.PPO, ProbabilisticActorPolicy, AdamOptimizerFactory, OnPolicyTrainerParams
+        )
+        | {"VectorEnvNormObs"},
+        {name for name in vars(cleanrl_style) if name.isupper()},
+    )
+    for cells in rows("Hyperparameters"):
+        for cell, known in zip(cells[1:], theirs, strict=True):
+            assert named(cell) <= known
