@@ -40,9 +40,10 @@ def test_the_table() -> None:
 
 def test_the_defaults_in_which_recipes_differ() -> None:
     defaults = {name: dict(recipe.defaults) for name, recipe in RECIPES.items() if recipe.defaults}
+    natural = {"max_kl": 0.06, "max_kl_schedule": "linear", "learning_rate": 1e-3}
     assert defaults == {
-        "trpo": {"max_kl": 0.02, "learning_rate": 1e-3},
-        "sd_trpo": {"max_kl": 0.02, "learning_rate": 1e-3, "mask_at": "trial"},
+        "trpo": natural,
+        "sd_trpo": {**natural, "mask_at": "trial", "dropout_rate": 4.0},
         "ppo_adaptive": {"learning_rate_schedule": "adaptive_kl", "max_kl": 0.01},
     }
 

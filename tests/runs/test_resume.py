@@ -664,8 +664,9 @@ def test_a_longer_run_is_the_run_that_was_meant_to_be_that_long(
     algo: str, tmp_path: Path, whole: Callable[[Config], Path]
 ) -> None:
     constant = {} if algo == "ppo_adaptive" else {"learning_rate_schedule": "constant"}
-    if algo == "sd_espo":
-        constant["deviation_threshold_schedule"] = "constant"
+    limit = {"sd_espo": "deviation_threshold", "trpo": "max_kl"}.get(algo)
+    if limit is not None:
+        constant[f"{limit}_schedule"] = "constant"
     config = configure(algo, run_dir=tmp_path / "run", total_steps=2 * 150, **constant)
     begin(config)
     said = go_on(tmp_path / "run", total_steps=400)
