@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +112,7 @@ def aggregates(measured: Measurement) -> list[str]:
         scores = measured.scores(name, envs)
         mean = float(np.mean([np.mean(runs) for runs in scores]))
         iqm = stratified_interquartile_mean(scores)
-        rows.append([f"`{name}`", _estimate(iqm), f"{mean:.2f}", str(sum(map(len, scores)))])
+        rows.append([f"`{name}`", _estimate(iqm, scores), f"{mean:.2f}", str(sum(map(len, scores)))])
     return [
         f"Over {', '.join(envs)}:",
         "",
@@ -125,8 +125,9 @@ def improvements(measured: Measurement, pairs: Sequence[tuple[str, str]]) -> lis
     rows = []
     for better, worse in pairs:
         if envs := measured.common_envs([better, worse]):
-            chance = probability_of_improvement(measured.scores(better, envs), measured.scores(worse, envs))
-            rows.append([f"`{better}` over `{worse}`", _estimate(chance), str(len(envs))])
+            scores = measured.scores(better, envs), measured.scores(worse, envs)
+            chance = _estimate(probability_of_improvement(*scores), [*scores[0], *scores[1]])
+            rows.append([f"`{better}` over `{worse}`", chance, str(len(envs))])
     return table(["", "P(X > Y) (95% stratified bootstrap)", "environments"], rows) if rows else []
 
 
@@ -211,6 +212,8 @@ def _short(value: float) -> str:
     return number(value) if abs(value) < 100 else f"{value:,.0f}"
 
 
-def _estimate(estimate: Estimate) -> str:
+def _estimate(estimate: Estimate, strata: Sequence[Sized]) -> str:
+    """With its interval, unless every stratum is one seed and there is nothing to draw from."""
     low, high = estimate.interval
-    return f"{estimate.value:.2f} ({low:.2f} to {high:.2f})"
+    several = any(len(stratum) > 1 for stratum in strata)
+    return f"{estimate.value:.2f}" + (f" ({low:.2f} to {high:.2f})" if several else "")

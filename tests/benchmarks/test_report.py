@@ -84,6 +84,9 @@ def test_aggregates_and_improvements_are_over_what_all_variants_were_run_on():
     assert "| `sd_ppo` |" in lines
     (line,) = [x for x in sections.improvements(measured, [("sd_ppo", "ppo")]) if "over" in x]
     assert line == "| `sd_ppo` over `ppo` | 1.00 (1.00 to 1.00) | 2 |"
+    single = measurement("ppo", "sd_ppo", runs=[r for r in measured.runs if r.seed == 0])
+    assert "(" not in "".join(x for x in sections.improvements(single, [("sd_ppo", "ppo")]) if "over" in x)
+    assert "(" not in "".join(x for x in sections.aggregates(single) if "| `" in x)
     partly = measurement(
         "ppo", "sd_ppo", runs=[r for r in measured.runs if r.key[:2] != ("Hopper-v4", "sd_ppo")]
     )
