@@ -21,22 +21,16 @@ def empty(shape: tuple[int, ...]) -> RunningStats:
     return RunningStats(torch.zeros(shape), torch.ones(shape), torch.zeros((), dtype=torch.int64))
 
 
-def merge(stats: RunningStats, x: Tensor, valid: Tensor) -> RunningStats:
-    """The statistics of all that ``stats`` has seen and of the valid rows of ``x``.
+def moments(x: Tensor, valid: Tensor) -> RunningStats:
+    """The statistics of the valid rows of ``x`` alone.
 
     Args:
-        stats: over the trailing dimensions of ``x``.
-        x: (B, ...) new rows.
+        x: (B, ...) rows.
         valid: (B,) bool; rows that are not valid are not counted.
 
     Returns:
-        New statistics; ``stats`` unchanged in value where no row is valid.
+        over the trailing dimensions of ``x``; numbers without meaning where no row is valid.
     """
-    return combine(stats, moments(x, valid))
-
-
-def moments(x: Tensor, valid: Tensor) -> RunningStats:
-    """The statistics of the valid rows of ``x`` (B, ...) alone; numbers without meaning where none is."""
     rows = x[valid]
     seen = torch.full((), rows.shape[0], dtype=torch.int64, device=x.device)
     if not len(rows):

@@ -92,13 +92,13 @@ def go_on(
         store = None
         if config.run_dir is not None:
             store = CheckpointStore(checkpoints_of(config.run_dir), config.keep_checkpoints)
-        if config.run_dir is not None and store is not None and first:
-            stack.enter_context(claimed(config.run_dir))
-            store.forget_after(trainer.progress.env_steps)
-            write_json(config.run_dir / "config.json", describe_run(trainer, launch))
-            earlier = rows_until(config.run_dir / "metrics.csv", trainer.progress.env_steps)
-            history.metrics += [{name: float(row[name]) for name in row} for row in earlier]
-            watching += _open_loggers(trainer, config.run_dir, earlier)
+            if first:
+                stack.enter_context(claimed(config.run_dir))
+                store.forget_after(trainer.progress.env_steps)
+                write_json(config.run_dir / "config.json", describe_run(trainer, launch))
+                earlier = rows_until(config.run_dir / "metrics.csv", trainer.progress.env_steps)
+                history.metrics += [{name: float(row[name]) for name in row} for row in earlier]
+                watching += _open_loggers(trainer, config.run_dir, earlier)
         hooks = Hooks(watching, callbacks, store)
         try:
             trainer.go_on(hooks)

@@ -109,8 +109,8 @@ def _apply(trainer: Trainer, before: Config, names: list[str]) -> list[str]:
             )
         progress.stage_end = end
         said.append(f"ends after {config.total_steps:,} steps instead of {before.total_steps:,}")
-        scheduled = ("learning_rate", "deviation_threshold", "max_kl")
-        if "linear" in (getattr(config, f"{name}_schedule") for name in scheduled):
+        schedules = (field.name for field in dataclasses.fields(config) if field.name.endswith("_schedule"))
+        if any(getattr(config, name) == "linear" for name in schedules):
             said.append(
                 "linear schedules now reach 0 there: what follows is not what a run of either length does"
             )

@@ -43,15 +43,17 @@ def place_of_run(config: Config, launch: Sequence[str]) -> tuple[Path, bool]:
         launch: as of `launch_of`; a launch that starts its processes anew finds what they were at.
     """
     default = default_run_directory(config)
+    place = config.run_dir or default
+    if not launch:
+        return place, False
     earlier = sorted(default.parent.glob(f"seed{config.seed}-*"), reverse=True)
-    candidates = [config.run_dir] if config.run_dir is not None else earlier
-    for directory in candidates:
+    for directory in [config.run_dir] if config.run_dir is not None else earlier:
         if is_of(directory, launch):
             if CheckpointStore(checkpoints_of(directory), 1).steps():
                 return directory, True
             (directory / "metrics.csv").unlink(missing_ok=True)  # nothing came of it
             return directory, False
-    return config.run_dir or default, False
+    return place, False
 
 
 def create_run_directory(path: Path) -> None:

@@ -5,11 +5,17 @@ import torch
 from rlkit_es.core import running_stats
 
 
+def merge(
+    stats: running_stats.RunningStats, x: torch.Tensor, valid: torch.Tensor
+) -> running_stats.RunningStats:
+    return running_stats.combine(stats, running_stats.moments(x, valid))
+
+
 def merge_in_chunks(x: torch.Tensor, valid: torch.Tensor, seed: int) -> running_stats.RunningStats:
     cuts = np.sort(np.random.default_rng(seed).integers(0, len(x) + 1, size=9))  # empty chunks happen
     stats = running_stats.empty(tuple(x.shape[1:]))
     for start, end in zip([0, *cuts], [*cuts, len(x)], strict=True):
-        stats = running_stats.merge(stats, x[start:end], valid[start:end])
+        stats = merge(stats, x[start:end], valid[start:end])
     return stats
 
 
@@ -38,7 +44,7 @@ def test_many_small_merges_stay_accurate_far_from_zero() -> None:
     x, valid = example(9, (3,), 1e4)
     stats = running_stats.empty((3,))
     for row, ok in zip(x.split(1), valid.split(1), strict=True):
-        stats = running_stats.merge(stats, row, ok)
+        stats = merge(stats, row, ok)
     rows = x.numpy()[valid.numpy()].astype(np.float64)
     np.testing.assert_allclose(stats.mean, rows.mean(0), atol=0.03)  # 0.03 standard deviations
     np.testing.assert_allclose(stats.variance, rows.var(0), rtol=2e-2)
@@ -53,11 +59,11 @@ def test_nothing_seen_is_mean_zero_variance_one() -> None:
 
 def test_rows_that_are_not_valid_change_nothing() -> None:
     stats = merge_in_chunks(*example(0, (4,)), 0)
-    same = running_stats.merge(stats, torch.full((6, 4), torch.nan), torch.zeros(6, dtype=torch.bool))
+    same = merge(stats, torch.full((6, 4), torch.nan), torch.zeros(6, dtype=torch.bool))
     for before, after in zip(stats, same, strict=True):
         assert torch.equal(before, after)
 
 
 def test_the_count_goes_on_past_what_float32_counts() -> None:
     many = running_stats.empty(())._replace(seen=torch.tensor(2**24, dtype=torch.int64))
-    assert running_stats.merge(many, torch.zeros(1), torch.ones(1, dtype=torch.bool)).seen == 2**24 + 1
+    assert merge(many, torch.zeros(1), torch.ones(1, dtype=torch.bool)).seen == 2**24 + 1

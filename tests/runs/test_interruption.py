@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import io
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import toy_envs
+from run_results import result, rows
 
 from rlkit_es import run
 from rlkit_es.runs import checkpoint_file, experiment
@@ -24,7 +24,6 @@ from rlkit_es.runs.logging import CsvLogger
 from rlkit_es.training.trainer import Trainer
 
 ROOT = Path(run.__file__).parents[1]
-TIMING = {"wall_seconds", "steps_per_second"}
 PATIENCE_SECONDS = 60
 SMALL = [
     *("--algo", "sd_espo", "--env", "toy_envs:ToyWalk-v0", "--num-envs", "4", "--rollout-steps", "16"),
@@ -72,23 +71,6 @@ def how_to_go_on(output: str) -> HowToGoOn:
     )
     assert found, output
     return HowToGoOn(*(int(n.replace(",", "")) for n in found.groups()[:3]), shlex.split(found[4]))
-
-
-def rows(directory: Path) -> list[dict[str, str]]:
-    """Of metrics.csv, but for what the time that it took decides."""
-    with (directory / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k not in TIMING} for row in csv.DictReader(file)]
-
-
-def result(directory: Path) -> dict[str, object]:
-    """What a run ended with."""
-    last = read_checkpoint(max((directory / "checkpoints").glob("step-*")))
-    return {
-        **{name: (x.dtype, x.shape, x.numpy().tobytes()) for name, x in last.tensors.items()},
-        **{f"row {i}": row for i, row in enumerate(rows(directory))},
-        "evaluation.json": (directory / "evaluation.json").read_text(),
-        "files": sorted(path.name for path in (directory / "checkpoints").iterdir()),
-    }
 
 
 def assert_whole(directory: Path) -> None:

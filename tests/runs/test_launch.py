@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -15,13 +14,13 @@ from pathlib import Path
 
 import pytest
 import toy_envs
+from run_results import result, rows
 
 from rlkit_es import run
 from rlkit_es.runs.checkpoint_file import read_checkpoint
 from rlkit_es.runs.launch import is_of
 
 ROOT = Path(run.__file__).parents[1]
-TIMING = {"wall_seconds", "steps_per_second"}
 PATIENCE_SECONDS = 60
 RUN = [
     *("--algo", "sd_espo", "--env", "toy_envs:ToyWalk-v0", "--num-envs", "4", "--rollout-steps", "16"),
@@ -107,20 +106,6 @@ def scripted(body: str) -> str:
 
 def errors(err: str) -> list[str]:
     return [line for line in err.splitlines() if line.startswith("error:")]
-
-
-def rows(directory: Path) -> list[dict[str, str]]:
-    with (directory / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k not in TIMING} for row in csv.DictReader(file)]
-
-
-def result(directory: Path) -> dict[str, object]:
-    last = read_checkpoint(max((directory / "checkpoints").glob("step-*")))
-    return {
-        **{name: (x.dtype, x.shape, x.numpy().tobytes()) for name, x in last.tensors.items()},
-        "rows": rows(directory),
-        "evaluation": (directory / "evaluation.json").read_text(),
-    }
 
 
 @pytest.fixture(scope="module")
