@@ -96,7 +96,9 @@ _PPO_CHOICES = {
     "log_std_-0.5": "--log-std-init -0.5",
     "log_std_-1": "--log-std-init -1",
     "gae_0.9": "--gae-lambda 0.9",
-    "minibatch_256": "--minibatch-size 256",
+    "minibatch_64": "--minibatch-size 64",
+    "minibatch_64_log_std_-0.5": "--minibatch-size 64 --log-std-init -0.5",
+    "minibatch_64_log_std_-1": "--minibatch-size 64 --log-std-init -1",
     "short_rollouts": "--rollout-steps 16 --epochs 5 --critic-epochs 5",
     "wide": "--hidden-sizes 256 256",
     "clip_0.3": "--clip-range 0.3",
@@ -113,12 +115,13 @@ _TRPO_CHOICES = {
     "short_rollouts": "--rollout-steps 16",
     "width_128": "--hidden-sizes 128 128",
 }
-_SLOW = "--learning-rate 1e-4 --critic-learning-rate 3e-4"
+_SLOW = "--minibatch-size 64 --learning-rate 1e-4 --critic-learning-rate 3e-4"
 _LARGE_MINIBATCHES = (
     "--minibatch-size 512 --learning-rate 1e-4 --epochs 20 --log-std-learning-rate 1e-3 "
     "--critic-learning-rate 1e-3 --critic-epochs 20"
 )
 _ESPO_CHOICES = {
+    "minibatch_64": "--minibatch-size 64",
     "log_std_-0.5": "--log-std-init -0.5",
     "slow": _SLOW,
     "slow_log_std_rate": f"{_SLOW} --log-std-learning-rate 1e-3",
@@ -126,6 +129,7 @@ _ESPO_CHOICES = {
     "threshold_0.1": "--deviation-threshold 0.1",
 }
 _SD_ESPO_CHOICES = {
+    "minibatch_64": "--minibatch-size 64",
     "slow_dropout_0.25": f"{_SLOW} --dropout-threshold 0.25",
     "large_minibatches_dropout_0.25": f"{_LARGE_MINIBATCHES} --dropout-threshold 0.25",
 }

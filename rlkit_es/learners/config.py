@@ -13,7 +13,7 @@ from rlkit_es.learners.slots import SLOTS, names
 class UpdateConfig:
     """What one update does with one batch."""
 
-    minibatch_size: int = 64
+    minibatch_size: int = 256
     """Samples of a minibatch (M). Larger is faster on a GPU and takes fewer, less noisy steps; with
     early stopping it also makes each measured deviation more exact. Usually 64 to 1/4 of the batch."""
 

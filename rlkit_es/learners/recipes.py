@@ -43,7 +43,12 @@ class Recipe:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-_NATURAL: Mapping[str, Any] = {"max_kl": 0.06, "max_kl_schedule": "linear", "learning_rate": 1e-3}
+_NATURAL: Mapping[str, Any] = {
+    "max_kl": 0.06,
+    "max_kl_schedule": "linear",
+    "learning_rate": 1e-3,
+    "minibatch_size": 64,  # of the critic
+}
 
 RECIPES: Mapping[str, Recipe] = {
     "ppo": Recipe(surrogate="clip"),

@@ -40,7 +40,7 @@ def test_the_table() -> None:
 
 def test_the_defaults_in_which_recipes_differ() -> None:
     defaults = {name: dict(recipe.defaults) for name, recipe in RECIPES.items() if recipe.defaults}
-    natural = {"max_kl": 0.06, "max_kl_schedule": "linear", "learning_rate": 1e-3}
+    natural = {"max_kl": 0.06, "max_kl_schedule": "linear", "learning_rate": 1e-3, "minibatch_size": 64}
     assert defaults == {
         "trpo": natural,
         "sd_trpo": {**natural, "mask_at": "trial", "dropout_rate": 4.0},
