@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tyro
 
+from rlkit_es.commands import seeds_together
 from rlkit_es.commands.exit_code import exit_code
 from rlkit_es.commands.options import import_modules, take
+from rlkit_es.commands.resumption import PROGRAM, changed_config, command_to_go_on
 from rlkit_es.errors import UserError
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.ranks import ALONE, Ranks
@@ -21,12 +22,11 @@ from rlkit_es.runs.interruption import Interrupted
 from rlkit_es.runs.launch import launch_of, together
 from rlkit_es.runs.resume import SavedRun, continued, open_together
 from rlkit_es.runs.run_directory import checkpoints_of, place_of_run
+from rlkit_es.runs.seed_runs import holds_seeds
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.training.presets import PRESETS
 from rlkit_es.training.trainer import Trainer
-
-_PROGRAM = "python -m rlkit_es.run"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +41,11 @@ def _main(arguments: Sequence[str], ranks: Ranks) -> None:
     if directory is not None:
         resume(Path(directory), rest, imported, ranks)
         return
+    count, arguments = take(arguments, "--num-seeds")
     config = parse(arguments)
+    if count is not None:
+        seeds_together.train(config, count, imported, ranks)
+        return
     launch = launch_of(ranks)
     place, begun = ranks.from_first(place_of_run(config, launch) if ranks.first else (Path(), False))
     config = dataclasses.replace(config, run_dir=place)
@@ -72,12 +76,12 @@ def parse(arguments: Sequence[str]) -> Config:
         Config,
         args=list(arguments),
         default=Config.for_algorithm(algo, preset=preset, **({} if env is None else {"env": env})),
-        prog=_PROGRAM,
+        prog=PROGRAM,
         description=(
             "Train a policy. Defaults shown are those of the algorithm named by --algo for environments like "
             f"--env, and with --preset {{{','.join(PRESETS)}}} those of a published experiment. "
-            "--resume RUN_DIR goes on with a run that was stopped; --import MODULE imports a module of yours "
-            "first."
+            "--num-seeds S trains S seeds in this process, from --seed on. --resume RUN_DIR goes on with a run "
+            "that was stopped; --import MODULE imports a module of yours first."
         ),
     )
 
@@ -88,7 +92,7 @@ def resume(
     """Go on with the run in ``directory``.
 
     Args:
-        directory: of the run.
+        directory: of the run, or of several seeds that were trained together.
         arguments: settings that are to be otherwise from here on.
         imported: modules that were imported for it.
         ranks: that go on with it together.
@@ -96,14 +100,11 @@ def resume(
     Raises:
         UserError: there is no run, a setting may not change, or as of `Trainer.train`.
     """
+    if holds_seeds(directory):
+        seeds_together.resume(directory, arguments, imported, ranks)
+        return
     saved = open_together(directory, ranks)
-    changed = tyro.cli(
-        Config,
-        args=list(arguments),
-        default=saved.config,
-        prog=f"{_PROGRAM} --resume {directory}",
-        description="Go on with a run. Defaults shown are its settings.",
-    )
+    changed = changed_config(saved.config, directory, arguments)
     _go_on(saved, changed, imported, ranks)
 
 
@@ -143,23 +144,12 @@ def _say_how_to_go_on(trainer: Trainer, directory: Path, imported: Sequence[str]
     if not saved or trainer.progress.stage_end == 0:  # refused before anything was begun
         return
     at = trainer.progress.env_steps
-    module, _, _ = trainer.config.env.rpartition(":")
-    modules = dict.fromkeys([*imported, *([module] if module else [])])
-    options = [option for module in modules for option in ("--import", module)]
-    command = [*_starter(trainer.ranks), "-m", "rlkit_es.run", "--resume", str(directory), *options]
     print(
         f"at {at:,} steps; the last checkpoint is at {saved[-1]:,}, "
         f"so {at - saved[-1]:,} steps will be done again\n"
-        f"to go on: {shlex.join(command)}",
+        f"to go on: {command_to_go_on(trainer, directory, imported)}",
         flush=True,
     )
-
-
-def _starter(ranks: Ranks) -> list[str]:
-    if ranks.size == 1:
-        return ["python"]
-    nodes = [] if ranks.local_size == ranks.size else ["--nnodes", str(ranks.size // ranks.local_size)]
-    return ["torchrun", *nodes, "--nproc-per-node", str(ranks.local_size)]
 
 
 if __name__ == "__main__":

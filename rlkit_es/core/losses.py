@@ -57,6 +57,7 @@ def explained_variance(value: Tensor, value_target: Tensor, keep: Tensor) -> Ten
 
 def centred(x: Tensor, keep: Tensor) -> Tensor:
     """``x`` less its kept mean; exactly 0 where the kept values are equal."""
-    # Shifted by one of them first: the mean of equal values can be off by a rounding.
-    shifted = x - x.gather(0, keep.to(torch.int8).argmax().view(1))
+    # Shifted by one of them first: the mean of equal values can be off by a rounding. In the type of x, since
+    # compiled code looks beyond the end of a vector of int8 that is 0 throughout.
+    shifted = x - x.gather(0, keep.to(x.dtype).argmax().view(1))
     return shifted - masked_mean(shifted, keep)

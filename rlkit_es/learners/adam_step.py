@@ -11,6 +11,7 @@ from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
 from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
 from rlkit_es.learners.recipes import Slots
+from rlkit_es.learners.requests import LoopCall, Requests, carried_out
 from rlkit_es.learners.samples import samples_of_all, shuffled
 from rlkit_es.learners.schedules import scheduled_settings
 from rlkit_es.models.actor_critic import ActorCritic
@@ -71,7 +72,6 @@ class AdamStep:
     def state_tensors(self) -> dict[str, torch.Tensor]:
         return {**moments(self.state), **self.adaptive._asdict()}
 
-    @torch.no_grad()
     def update(self, batch: Batch, learning_rate: float, remaining: float = 1.0) -> dict[str, float]:
         """Optimise on one batch.
 
@@ -89,6 +89,10 @@ class AdamStep:
         Raises:
             NonFiniteError: a loss or the gradient is NaN or infinite.
         """
+        return carried_out(self.updating(batch, learning_rate, remaining))
+
+    @torch.no_grad()
+    def updating(self, batch: Batch, learning_rate: float, remaining: float) -> Requests[dict[str, float]]:
         config, device = self.config, batch.valid.device
         samples = samples_of_all(batch, self.ranks)
         if config.advantage_normalization == "batch":
@@ -105,13 +109,13 @@ class AdamStep:
             batch=batch,
             everyones=() if self.ranks.size == 1 else samples,
         )
-        metrics = _summarize(self._run_epochs(inputs))
+        metrics = _summarize((yield from self._run_epochs(inputs)))
         metrics["learning_rate"] = learning_rate * float(self.adaptive.rate_scale)
         if self._step.slots.constraint is not None:
             metrics["penalty"] = float(self.adaptive.penalty)
         return metrics
 
-    def _run_epochs(self, inputs: StepInputs) -> torch.Tensor:
+    def _run_epochs(self, inputs: StepInputs) -> Requests[torch.Tensor]:
         """Every epoch of policy and critic; returns the report's sums."""
         config, valid = self.config, inputs.batch.valid
         critic_epochs = config.epochs if config.critic_epochs is None else config.critic_epochs
@@ -131,14 +135,16 @@ class AdamStep:
             at = 0
             if not self.watch_stop or going:
                 state = StepState(going, self.state, self.adaptive, report)
-                at, state = self._joint_loop(state, inputs, index, real, 0, count)
+                at, state = yield LoopCall("joint", self._joint_loop, state, inputs, index, real, 0, count)
                 store(state.optimizer, self.state)
                 going, self.adaptive, report = state.going, state.adaptive, state.report
             if at < count and config.critic_epochs is not None and epoch < critic_epochs:
                 # The policy stays as it is from here on, and with it an encoder that the critic shares.
                 critic_inputs = critic_inputs or self._for_critic(inputs)
                 state = StepState(torch.ones_like(going), self._critic_state, self.adaptive, report)
-                _, state = self._critic_loop(state, critic_inputs, index, real, at, count)
+                _, state = yield LoopCall(
+                    "critic", self._critic_loop, state, critic_inputs, index, real, at, count
+                )
                 store(state.optimizer, self._critic_state)
                 report = state.report
             elif at < count:

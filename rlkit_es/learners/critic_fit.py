@@ -11,6 +11,7 @@ from rlkit_es.learners.adam import init_state, store
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
 from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
+from rlkit_es.learners.requests import LoopCall, Requests
 from rlkit_es.learners.samples import samples_of_all, shuffled
 from rlkit_es.types import Batch
 
@@ -37,7 +38,7 @@ class CriticFit:
         if not isinstance(self._loop, CompiledLoop):
             self._loop = CompiledLoop(self._step.critic_only)
 
-    def fit(self, batch: Batch, learning_rate: float) -> tuple[float, float]:
+    def fit(self, batch: Batch, learning_rate: float) -> Requests[tuple[float, float]]:
         """One update's epochs.
 
         Args:
@@ -61,7 +62,7 @@ class CriticFit:
                 batch.valid, everyones, self.config.minibatch_size, self.generator, ranks
             )
             state = StepState(going, self.state, Adaptive(ones, ones), report)
-            _, state = self._loop(state, inputs, index, real, 0, count)
+            _, state = yield LoopCall("critic", self._loop, state, inputs, index, real, 0, count)
             store(state.optimizer, self.state)
             report = state.report
         sums = dict(zip(REPORT, report.tolist(), strict=True))

@@ -11,6 +11,7 @@ from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.natural_step import NaturalStep
 from rlkit_es.learners.recipes import fill_slots, find_recipe
+from rlkit_es.learners.requests import Requests
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.types import Batch
@@ -21,6 +22,10 @@ class Learner(Protocol):
 
     def update(self, batch: Batch, learning_rate: float, remaining: float = 1.0) -> dict[str, float]:
         """Optimise on one batch; returns metrics by name."""
+        ...
+
+    def updating(self, batch: Batch, learning_rate: float, remaining: float) -> Requests[dict[str, float]]:
+        """`update`, whose loops over minibatches are asked for."""
         ...
 
     def compile(self) -> None:

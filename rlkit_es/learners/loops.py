@@ -7,7 +7,7 @@ loop has none: an epoch is one call, and the early stop is its exit condition.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ Step = Callable[[StepState, StepInputs, Tensor, Tensor], StepState]
 
 class Loop(Protocol):
     """Steps through minibatches ``first`` to ``count - 1``, or until ``state.going`` is false."""
+
+    step: Step
+    watch: bool  # whether it ends where ``state.going`` is false
+
+    def over(self, step: Any) -> Any:
+        """A loop of the same kind over another step, whose state need be no `StepState` but has ``going``."""
+        ...
 
     def __call__(
         self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor, first: int, count: int
@@ -45,15 +52,18 @@ class PythonLoop:
     """Eager. Without ``watch``, ``state.going`` is never looked at, so that the host never waits."""
 
     def __init__(self, step: Step, *, watch: bool) -> None:
-        self._step = step
-        self._watch = watch
+        self.step = step
+        self.watch = watch
+
+    def over(self, step: Any) -> Self:
+        return type(self)(step, watch=self.watch)
 
     def __call__(
         self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor, first: int, count: int
     ) -> tuple[int, StepState]:
         at = first
-        while at < count and (not self._watch or state.going):
-            state = self._step(state, inputs, index[at], real[at])
+        while at < count and (not self.watch or state.going):
+            state = self.step(state, inputs, index[at], real[at])
             at += 1
         return at, state
 
@@ -61,9 +71,14 @@ class PythonLoop:
 class CompiledLoop:
     """Native, on the CPU; compiled for the shapes of its first call, which never change."""
 
+    watch = True
+
     def __init__(self, step: Step) -> None:
-        self._step = step
+        self.step = step
         self._loop: NativeLoop | None = None
+
+    def over(self, step: Any) -> Self:
+        return type(self)(step)
 
     def __call__(
         self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor, first: int, count: int
@@ -76,7 +91,7 @@ class CompiledLoop:
                 *state_and_inputs, index_row, real_row = flat
                 state = pytree.tree_unflatten(state_and_inputs[: len(flat_state)], state_spec)
                 inputs = pytree.tree_unflatten(state_and_inputs[len(flat_state) :], inputs_spec)
-                return pytree.tree_leaves(self._step(state, inputs, index_row, real_row))
+                return pytree.tree_leaves(self.step(state, inputs, index_row, real_row))
 
             self._loop = native_loop(flat_step, flat_state, flat_inputs, index, real)
         numbers = torch.tensor(first), torch.tensor(count)

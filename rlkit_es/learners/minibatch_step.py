@@ -113,18 +113,19 @@ class MinibatchStep:
     def critic_only(self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor) -> StepState:
         """`joint` for a stopped policy, without the policy's share of the work.
 
-        ``state.optimizer`` holds the critic's part alone; its ``steps`` are still (2,).
+        ``state.optimizer`` holds the critic's part alone; its ``steps`` are still (2,). Where
+        ``inputs.critic_on`` is false, nothing changes.
         """
         mini = self._take(inputs, index, real)
         optimizer = state.optimizer
         gradient, value_loss = self._differentiate(self.loss.value, optimizer.parameters, mini)
         gradient, value_loss = self._summed(gradient, value_loss)
         scale, _ = clip_scale(gradient.square().sum(), self.config.max_grad_norm)
-        zero, one = torch.zeros_like(scale), torch.ones_like(scale)
-        active, rates = torch.stack([zero, one]), self._rates(inputs, state.adaptive)
+        zero, on = torch.zeros_like(scale), inputs.critic_on.to(scale.dtype)
+        active, rates = torch.stack([zero, on]), self._rates(inputs, state.adaptive)
         alone = Parts(0, 0, self._parts.critic)
         optimizer = self._adam(optimizer, gradient, scale, rates, active, alone, self.config.adam_epsilon)
-        happened = torch.stack([zero, value_loss, zero, zero, zero, one, zero])
+        happened = torch.stack([zero, value_loss * on, zero, zero, zero, on, zero])
         return StepState(state.going, optimizer, state.adaptive, state.report + happened)
 
     @property

@@ -27,6 +27,7 @@ from rlkit_es.learners.critic_fit import CriticFit
 from rlkit_es.learners.minibatch_loss import Minibatch
 from rlkit_es.learners.minibatch_step import MinibatchStep
 from rlkit_es.learners.recipes import Slots
+from rlkit_es.learners.requests import Requests, carried_out
 from rlkit_es.learners.schedules import scheduled_settings
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
@@ -82,7 +83,6 @@ class NaturalStep:
     def state_tensors(self) -> dict[str, Tensor]:
         return moments(self.critic.state)
 
-    @torch.no_grad()
     def update(self, batch: Batch, learning_rate: float, remaining: float = 1.0) -> dict[str, float]:
         """Step the policy once and fit the critic.
 
@@ -100,6 +100,10 @@ class NaturalStep:
         Raises:
             NonFiniteError: the gradient or a loss is NaN or infinite.
         """
+        return carried_out(self.updating(batch, learning_rate, remaining))
+
+    @torch.no_grad()
+    def updating(self, batch: Batch, learning_rate: float, remaining: float) -> Requests[dict[str, float]]:
         samples = Batch(*(field[batch.valid] for field in batch))
         sizes = self.ranks.sizes(len(samples.valid))
         max_kl = scheduled_settings(self.config, remaining).get("max_kl", self.config.max_kl)
@@ -109,7 +113,7 @@ class NaturalStep:
         if self.config.mask_value:
             own = self.ranks.own(kept, sizes)
             batch = batch._replace(valid=batch.valid.masked_scatter(batch.valid, own))
-        value_loss, critic_steps = self.critic.fit(batch, self.config.critic_rate(learning_rate))
+        value_loss, critic_steps = yield from self.critic.fit(batch, self.config.critic_rate(learning_rate))
         return {
             "policy_loss": float(-search.surrogate),
             "value_loss": value_loss,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlkit_es.envs.registry import choose_backend
+from rlkit_es.learners.requests import Requests, carried_out
 from rlkit_es.models.encoders import arithmetic
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.files import writing
@@ -64,11 +65,16 @@ def run(
     Raises:
         UserError: as of `Trainer.train`, or the run directory cannot be used.
     """
+    begin(trainer, total_steps)
+    return go_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks)
+
+
+def begin(trainer: Trainer, total_steps: int) -> None:
+    """The part of `run` before training."""
     directory = trainer.config.run_dir
     if directory is not None and trainer.progress.env_steps == 0 and trainer.ranks.first:
         create_run_directory(directory)
     trainer.begin_stage(total_steps)
-    return go_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks)
 
 
 def go_on(
@@ -79,6 +85,17 @@ def go_on(
     callbacks: Sequence[Callback] = (),
 ) -> Evaluation | None:
     """`run` for a trainer whose stage of training was begun; its run directory exists."""
+    return carried_out(going_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks))
+
+
+def going_on(
+    trainer: Trainer,
+    *,
+    progress: bool,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callback] = (),
+) -> Requests[Evaluation | None]:
+    """`go_on`, whose iterations and whose loops over minibatches are asked for."""
     config, first = trainer.config, trainer.ranks.first
     launch = launch_of(trainer.ranks)
     history = History()
@@ -101,7 +118,7 @@ def go_on(
                 watching += _open_loggers(trainer, config.run_dir, earlier)
         hooks = Hooks(watching, callbacks, store)
         try:
-            trainer.go_on(hooks)
+            yield from trainer.going_on(hooks)
         finally:
             for logger in watching:
                 logger.close()

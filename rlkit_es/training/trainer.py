@@ -15,6 +15,7 @@ from rlkit_es.errors import NonFiniteError, UserError
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
 from rlkit_es.learners.learner import make_learner
+from rlkit_es.learners.requests import Requests, Turn, carried_out
 from rlkit_es.models.normalizers import RewardScaler
 from rlkit_es.ranks import Ranks
 from rlkit_es.training.callbacks import Hooks, Logger
@@ -121,12 +122,16 @@ class Trainer:
 
     def go_on(self, hooks: Hooks) -> None:
         """Train until the stage that was begun ends, or a callback asks to stop; raises as `train`."""
+        carried_out(self.going_on(hooks))
+
+    def going_on(self, hooks: Hooks) -> Requests[None]:
+        """`go_on`, whose iterations and whose loops over minibatches are asked for."""
         torch.set_num_threads(self.config.torch_threads or cores(self.ranks))
         if self.compiles(self.config)[0]:
             self.learner.compile()
         self._save(hooks)  # from here on there is something to go back to
         while not self.finished:
-            self._train_segment(self.begin_segment(), hooks)
+            yield from self._train_segment(self.begin_segment(), hooks)
             self.progress.segment += 1
             self._save(hooks)
 
@@ -197,11 +202,11 @@ class Trainer:
             envs.close()
         self.envs = []
 
-    def _train_segment(self, collector: RolloutCollector, hooks: Hooks) -> None:
+    def _train_segment(self, collector: RolloutCollector, hooks: Hooks) -> Requests[None]:
         config, progress = self.config, self.progress
         while True:
             before = progress.env_steps
-            metrics = self._iterate(collector)
+            metrics = yield from self._iterate(collector)
             if config.eval_every:
                 due = crosses(before, progress.env_steps, config.eval_every)
                 metrics |= self._evaluate(hooks) if due else _NOT_EVALUATED
@@ -216,10 +221,10 @@ class Trainer:
             if self.finished or crosses(before, progress.env_steps, config.segment_steps):
                 return
 
-    def _iterate(self, collector: RolloutCollector) -> dict[str, float]:
+    def _iterate(self, collector: RolloutCollector) -> Requests[dict[str, float]]:
         """One rollout and the update on it."""
-        started = time.perf_counter()
         self.progress.iteration += 1
+        started = yield Turn(self.progress.iteration)
         try:
             with acting_threads():
                 rollout = collector.collect(self.policy)
@@ -233,7 +238,7 @@ class Trainer:
                 ranks=self.ranks,
             )
             remaining = self._remaining()
-            update = self.learner.update(batch, self._learning_rate(remaining), remaining)
+            update = yield from self.learner.updating(batch, self._learning_rate(remaining), remaining)
         except NonFiniteError as error:
             raise NonFiniteError(f"iteration {self.progress.iteration}: {error}") from error
         shift = policy_shift(self.policy, batch, self.config.dropout_threshold, self.ranks)

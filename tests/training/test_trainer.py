@@ -9,6 +9,7 @@ import toy_envs  # noqa: F401  # registers its ids
 
 from rlkit_es.errors import NonFiniteError, UserError
 from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.learners.requests import Requests
 from rlkit_es.runs.experiment import History
 from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
@@ -120,13 +121,13 @@ def test_the_learner_is_told_how_much_of_training_is_left(
     algo: str, schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer, history = Trainer(small(algo, learning_rate_schedule=schedule)), History()
-    update, told = trainer.learner.update, []
+    updating, told = trainer.learner.updating, []
 
-    def listening(batch: Batch, learning_rate: float, remaining: float) -> dict[str, float]:
+    def listening(batch: Batch, learning_rate: float, remaining: float) -> Requests[dict[str, float]]:
         told.append((learning_rate, remaining))
-        return update(batch, learning_rate, remaining)
+        return updating(batch, learning_rate, remaining)
 
-    monkeypatch.setattr(trainer.learner, "update", listening)
+    monkeypatch.setattr(trainer.learner, "updating", listening)
     trainer.train(200, Hooks([history]))
     first = len(told)
     trainer.train(100, Hooks([history]))

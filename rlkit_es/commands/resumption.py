@@ -1,0 +1,47 @@
+"""What going on with one run, or with several seeds, has in common."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from rlkit_es.ranks import Ranks
+from rlkit_es.training.config import Config
+from rlkit_es.training.trainer import Trainer
+
+PROGRAM = "python -m rlkit_es.run"
+
+
+def changed_config(saved: Config, directory: Path, arguments: Sequence[str]) -> Config:
+    """The settings of the run in ``directory``, with what ``arguments`` say in their place."""
+    return tyro.cli(
+        Config,
+        args=list(arguments),
+        default=saved,
+        prog=f"{PROGRAM} --resume {directory}",
+        description="Go on with a run. Defaults shown are its settings.",
+    )
+
+
+def command_to_go_on(trainer: Trainer, directory: Path, imported: Sequence[str]) -> str:
+    """What to write to go on with the run of ``trainer`` in ``directory``.
+
+    Args:
+        trainer: of the run, or of one of several seeds.
+        directory: to go on with.
+        imported: modules that were imported for it.
+    """
+    module, _, _ = trainer.config.env.rpartition(":")
+    modules = dict.fromkeys([*imported, *([module] if module else [])])
+    options = [option for module in modules for option in ("--import", module)]
+    return shlex.join([*_starter(trainer.ranks), "-m", "rlkit_es.run", "--resume", str(directory), *options])
+
+
+def _starter(ranks: Ranks) -> list[str]:
+    if ranks.size == 1:
+        return ["python"]
+    nodes = [] if ranks.local_size == ranks.size else ["--nnodes", str(ranks.size // ranks.local_size)]
+    return ["torchrun", *nodes, "--nproc-per-node", str(ranks.local_size)]
