@@ -80,8 +80,8 @@ def parse(arguments: Sequence[str]) -> Config:
         description=(
             "Train a policy. Defaults shown are those of the algorithm named by --algo for environments like "
             f"--env, and with --preset {{{','.join(PRESETS)}}} those of a published experiment. "
-            "--num-seeds S trains S seeds in this process, from --seed on. --resume RUN_DIR goes on with a run "
-            "that was stopped; --import MODULE imports a module of yours first."
+            "--num-seeds S trains S seeds in this process, from --seed on. --resume RUN_DIR goes on with a "
+            "run that was stopped; --import MODULE imports a module of yours first."
         ),
     )
 

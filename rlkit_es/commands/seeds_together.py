@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rlkit_es.commands.resumption import changed_config, command_to_go_on
 from rlkit_es.errors import UserError
@@ -45,10 +46,8 @@ def resume(directory: Path, arguments: Sequence[str], imported: Sequence[str], r
     saved = open_seeds(directory)
     first = saved[0].config
     changed = changed_config(first, directory, arguments)
-    names = [field.name for field in dataclasses.fields(Config)]
-    changes = {
-        name: getattr(changed, name) for name in names if getattr(changed, name) != getattr(first, name)
-    }
+    pairs = ((f.name, getattr(first, f.name), getattr(changed, f.name)) for f in dataclasses.fields(Config))
+    changes: dict[str, Any] = {name: value for name, before, value in pairs if value != before}
     trainers: list[Trainer] = []
     said: dict[str, None] = {}
     warnings: dict[str, None] = {}

@@ -12,7 +12,7 @@ import torch
 from rlkit_es.errors import UserError
 from rlkit_es.training.trainer import Trainer
 
-# Copies of a policy's parameters that an update holds at most: moments, gradient, what is new of each, stacked.
+# Copies of a policy's parameters that an update holds: moments, gradient, what is new of each, stacked.
 _COPIES_OF_PARAMETERS = 16
 # Copies of a rollout's observations: raw, normalised, and stacked for the loops over minibatches.
 _COPIES_OF_OBSERVATIONS = 4
