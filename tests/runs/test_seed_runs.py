@@ -102,7 +102,7 @@ def test_the_first_updates_of_each_seed_are_those_of_its_own_run(algo: str, tmp_
         rows, rows_alone = rows_of(one), rows_of(alone)
         assert len(rows) == len(rows_alone) == 3
         for row, row_alone in zip(rows, rows_alone, strict=True):
-            assert row == pytest.approx(row_alone, rel=1e-4, abs=1e-5, nan_ok=True)
+            assert row == pytest.approx(row_alone, rel=10 * near, abs=1e-5, nan_ok=True)
         tensors, tensors_alone = tensors_of(one), tensors_of(alone)
         assert tensors.keys() == tensors_alone.keys()
         for name, value in tensors.items():
