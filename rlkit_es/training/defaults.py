@@ -40,7 +40,7 @@ _ATARI_NATURAL: Settings = {
     "fisher_fraction": 0.2,
 }
 # Rewards are sparse: with -0.5 two of three seeds never find the first one of finger-spin.
-_DM_CONTROL: Settings = {"log_std_init": 0.0, "minibatch_size": 64}
+_DM_CONTROL: Settings = {"log_std_init": 0.0}
 
 
 def env_defaults(env_id: str, step: Literal["adam", "natural"]) -> Settings:
