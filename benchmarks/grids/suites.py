@@ -115,7 +115,7 @@ _TRPO_CHOICES = {
     "short_rollouts": "--rollout-steps 16",
     "width_128": "--hidden-sizes 128 128",
 }
-_SLOW = "--minibatch-size 64 --learning-rate 1e-4 --critic-learning-rate 3e-4"
+_SLOW = "--learning-rate 1e-4 --critic-learning-rate 1e-3"
 _LARGE_MINIBATCHES = (
     "--minibatch-size 512 --learning-rate 1e-4 --epochs 20 --log-std-learning-rate 1e-3 "
     "--critic-learning-rate 1e-3 --critic-epochs 20"

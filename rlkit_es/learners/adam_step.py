@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from rlkit_es.core.losses import normalize
 from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.adam import AdamState, init_state, moments, store
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
+from rlkit_es.learners.loops import Loop, PythonLoop, Step, fast_loop
 from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
 from rlkit_es.learners.recipes import Slots
 from rlkit_es.learners.requests import LoopCall, Requests, carried_out
@@ -63,11 +65,14 @@ class AdamStep:
         self._policy = policy
 
     def compile(self) -> None:
-        """Compile the loops over minibatches; it happens when each is first called."""
-        if isinstance(self._joint_loop, CompiledLoop):
-            return
-        self._joint_loop = CompiledLoop(self._step.joint)
-        self._critic_loop = CompiledLoop(self._step.critic_only)
+        """Compile the loops over minibatches, or record them on a GPU; each when it is first called."""
+        if isinstance(self._joint_loop, PythonLoop):
+            self.loop_by(lambda step: fast_loop(step, self.state.parameters.device))
+
+    def loop_by(self, make: Callable[[Step], Loop]) -> None:
+        """Have the loops over minibatches be of another kind from now on."""
+        self._joint_loop = make(self._step.joint)
+        self._critic_loop = make(self._step.critic_only)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         return {**moments(self.state), **self.adaptive._asdict()}

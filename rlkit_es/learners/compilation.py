@@ -1,4 +1,4 @@
-"""Whether the update is compiled."""
+"""Whether the update is compiled, or recorded where there is a GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from rlkit_es.errors import UserError
+from rlkit_es.learners.recording import recorder
 
 CompileMode = Literal["auto", "on", "off"]
 
@@ -27,18 +28,20 @@ def should_compile(
         ranks: how many update together.
 
     Raises:
-        UserError: ``mode`` is "on" and there is no C++ compiler, or the device is not a CPU.
+        UserError: ``mode`` is "on" and there is no C++ compiler, or it cannot be done on the device.
     """
     if mode == "off":
         return False, "eager: compile is off"
-    if device.type != "cpu":
-        if mode == "on":
-            raise UserError("compile is on, but the compiled update is for the CPU; use --compile auto")
-        return False, "eager: the compiled update is for the CPU"
     if ranks > 1:
         if mode == "on":
             raise UserError("compile is on, but ranks exchange gradients between steps; use --compile auto")
         return False, f"eager: {ranks} ranks exchange gradients at every minibatch"
+    if recorder(device) is not None:
+        return True, "recorded as a graph of kernels, which is launched for each minibatch"
+    if device.type != "cpu":
+        if mode == "on":
+            raise UserError(f"compile is on, which {device.type} has no way to do; use --compile auto")
+        return False, f"eager: on {device.type} there is no compiled update"
     if pixels:
         if mode == "on":
             raise UserError("compile is on, which does not pay with pictures; use --compile auto")

@@ -9,7 +9,7 @@ import torch
 from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.adam import init_state, store
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop
+from rlkit_es.learners.loops import Loop, PythonLoop, fast_loop
 from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
 from rlkit_es.learners.requests import LoopCall, Requests
 from rlkit_es.learners.samples import samples_of_all, shuffled
@@ -34,9 +34,9 @@ class CriticFit:
         self._loop: Loop = PythonLoop(step.critic_only, watch=False)
 
     def compile(self) -> None:
-        """Compile the loop over minibatches; it happens when it is first called."""
-        if not isinstance(self._loop, CompiledLoop):
-            self._loop = CompiledLoop(self._step.critic_only)
+        """Compile the loop over minibatches, or record it on a GPU, when it is first called."""
+        if isinstance(self._loop, PythonLoop):
+            self._loop = fast_loop(self._step.critic_only, self.state.parameters.device)
 
     def fit(self, batch: Batch, learning_rate: float) -> Requests[tuple[float, float]]:
         """One update's epochs.

@@ -1,7 +1,8 @@
-"""Running a minibatch step over the minibatches of an epoch: in Python, or compiled as one loop.
+"""Running a minibatch step over the minibatches of an epoch: in Python, compiled, or recorded.
 
-A step of a small network takes less time than the Python and dispatcher work around it. The compiled
-loop has none: an epoch is one call, and the early stop is its exit condition.
+A step of a small network takes less time than the Python and dispatcher work around it. The loop that
+is compiled for a CPU has none: an epoch is one call, and the early stop is its exit condition. What is
+recorded for a GPU has one launch for each minibatch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from rlkit_es.learners.minibatch_step import StepInputs, StepState
 from rlkit_es.learners.native_loop import NativeLoop, native_loop
+from rlkit_es.learners.recording import Record, Replay, copy_tree, recorder
 
 Step = Callable[[StepState, StepInputs, Tensor, Tensor], StepState]
 
@@ -97,3 +99,48 @@ class CompiledLoop:
         numbers = torch.tensor(first), torch.tensor(count)
         at, *after = self._loop(*numbers, *flat_state, *flat_inputs, index, real)
         return int(at), pytree.tree_unflatten(after, state_spec)
+
+
+class RecordedLoop:
+    """A loop over minibatches whose step is recorded: a minibatch is one launch, and the host never waits.
+
+    Which minibatch comes next is counted on the device, and a stop is a flag there: what comes after it
+    changes nothing.
+    """
+
+    watch = False
+
+    def __init__(self, step: Step, record: Record) -> None:
+        self.step = step
+        self._record = record
+        self._replay: Replay | None = None
+
+    def over(self, step: Any) -> Self:
+        return type(self)(step, self._record)
+
+    def __call__(
+        self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor, first: int, count: int
+    ) -> tuple[int, StepState]:
+        given = (state, inputs, index, real)
+        if self._replay is None:
+            self._places = pytree.tree_map(torch.clone, given)
+            self._at = torch.zeros(1, dtype=torch.int64, device=index.device)
+            self._replay = self._record(self._advance)
+        copy_tree(given, self._places)
+        self._at.fill_(first)
+        for _ in range(first, count):
+            self._replay()
+        return max(first, count), pytree.tree_map(torch.clone, self._places[0])
+
+    def _advance(self) -> None:
+        state, inputs, index, real = self._places
+        row, own = (of_each.index_select(0, self._at).squeeze(0) for of_each in (index, real))
+        copy_tree(self.step(state, inputs, row, own), state)
+        # A warm-up goes over the same minibatches again and again, and never beyond the last.
+        self._at.add_(1).remainder_(len(index))
+
+
+def fast_loop(step: Step, device: torch.device) -> Loop:
+    """The loop that is compiled for a CPU, and recorded for a GPU."""
+    record = recorder(device)
+    return CompiledLoop(step) if record is None else RecordedLoop(step, record)

@@ -172,7 +172,8 @@ class MinibatchStep:
     def _mask_after_trial(self, state: StepState, inputs: StepInputs, mini: Minibatch) -> Tensor:
         """(S,) bool: the mask where a step of the policy on all samples would lead."""
         gradient, _ = self._gradient(state, inputs, mini, mini.valid)
-        rates, active = self._rates(inputs, state.adaptive), gradient.new_tensor([1.0, 0.0])
+        active = torch.stack([gradient.new_ones(()), gradient.new_zeros(())])
+        rates = self._rates(inputs, state.adaptive)
         trial, _ = self._descend(state.optimizer, gradient, active, rates)
         stats = self.loss.stats(trial.parameters[: self.actor.size], mini)
         return self.loss.mask(stats, self.loss.advantage(mini, mini.valid), mini, inputs.scheduled)

@@ -149,7 +149,8 @@ class Config(UpdateConfig):
 
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the minibatch update (20 s the first time, then a few from the disk cache). auto: where
-    there is a C++ compiler and the run is long enough to earn it."""
+    there is a C++ compiler and the run is long enough to earn it. On a GPU the update and acting are
+    recorded as CUDA graphs instead."""
 
     def __post_init__(self) -> None:
         check_types(self, str, "a name", "algo", "env", "device")

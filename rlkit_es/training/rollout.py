@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import torch
@@ -12,6 +12,7 @@ from rlkit_es.core.gae import generalized_advantage
 from rlkit_es.core.losses import explained_variance
 from rlkit_es.envs.vector_env import Step, VectorEnv
 from rlkit_es.errors import NonFiniteError
+from rlkit_es.learners.recording import Record, Recorded
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.normalizers import RewardScaler
 from rlkit_es.ranks import ALONE, Ranks
@@ -28,6 +29,7 @@ class RolloutCollector:
         generator: a CPU generator for the action noise.
         seeds: of the environments, N over all groups.
         device: where rollouts are wanted.
+        record: how acting is recorded, once in a rollout; None: it is not.
     """
 
     def __init__(
@@ -38,7 +40,9 @@ class RolloutCollector:
         generator: torch.Generator,
         seeds: Sequence[int],
         device: torch.device,
+        record: Record | None = None,
     ) -> None:
+        self._record = record
         self.steps = steps
         self.generator = generator
         self.device = device
@@ -65,7 +69,7 @@ class RolloutCollector:
             group.start(columns)
         noise = policy.distribution.noise((self.steps, sum(self._sizes)), self.generator).to(self.device)
         group_noise = [part.contiguous().unbind(0) for part in torch.split(noise, self._sizes, dim=1)]
-        act = policy.frozen_evaluating() if policy.shares_encoder else policy.frozen()
+        act = self._acting(policy)
         for t in range(self.steps):
             for group, noises in zip(self._groups, group_noise, strict=True):
                 group.wait()
@@ -80,6 +84,11 @@ class RolloutCollector:
             group.clear()
         _require_finite(rollout)
         return rollout
+
+    def _acting(self, policy: ActorCritic) -> Callable[..., tuple[Tensor, ...]]:
+        """Observation and noise to action, what the environment receives, and outputs that are kept."""
+        act = policy.frozen_evaluating() if policy.shares_encoder else policy.frozen()
+        return act if self._record is None else Recorded(act, self._record)
 
     def _next_observations(self, seen: Tensor) -> Tensor:
         """(T, N, ...) a view of ``seen``, or a copy where episodes ended that reset in the same step."""
@@ -122,7 +131,7 @@ class _Group:
         """Take in the step that was begun, if one was."""
         if len(self._actions) > len(self._steps):
             step = self.envs.recv()
-            self.observation = step.observation.to(self.observation.device)
+            self.observation = brought(step.observation, self.observation.device)
             # The observation goes to `_seen`, and is not kept twice.
             self._steps.append(step._replace(observation=self.observation.new_empty(0)))
 
@@ -154,6 +163,13 @@ class _Group:
         self._actions: list[Tensor] = []
         self._outputs: list[tuple[Tensor, ...]] = []
         self._steps: list[Step] = []
+
+
+def brought(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` of the CPU on ``device``; for a GPU, the host does not wait until it is there."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _require_finite(rollout: Rollout) -> None:

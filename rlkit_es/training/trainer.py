@@ -15,6 +15,7 @@ from rlkit_es.errors import NonFiniteError, UserError
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
 from rlkit_es.learners.learner import make_learner
+from rlkit_es.learners.recording import recorder
 from rlkit_es.learners.requests import Requests, Turn, carried_out
 from rlkit_es.models.normalizers import RewardScaler
 from rlkit_es.ranks import Ranks
@@ -153,6 +154,7 @@ class Trainer:
             generator=self.generators["action_noise"],
             seeds=self._env_seeds(),
             device=self.device,
+            record=recorder(self.device) if self.config.compile != "off" else None,
         )
 
     def _env_seeds(self) -> list[int]:

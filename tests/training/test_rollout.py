@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from recordings import as_a_gpu_would
 from toy_envs import Broken, Walk
 
 from rlkit_es.envs.gymnasium_backend import GymnasiumVectorEnv
@@ -57,9 +58,11 @@ def held(rollout: Rollout) -> dict[str, torch.Tensor]:
     return {name: field for name, field in rollout._asdict().items() if field is not None}
 
 
-def collector(groups: Sequence[VectorEnv], steps: int, seeds: Sequence[int] = SEEDS) -> RolloutCollector:
+def collector(
+    groups: Sequence[VectorEnv], steps: int, seeds: Sequence[int] = SEEDS, **settings: Any
+) -> RolloutCollector:
     generator = torch.Generator().manual_seed(2)
-    return RolloutCollector(groups, steps, generator=generator, seeds=seeds, device=CPU)
+    return RolloutCollector(groups, steps, generator=generator, seeds=seeds, device=CPU, **settings)
 
 
 def transitions(rollout: Rollout, env: int) -> list[Transition]:
@@ -153,6 +156,19 @@ def test_groups_do_not_change_an_environments_stream(sizes: tuple[int, ...], mod
     rollout = collector([walks(mode, size) for size in sizes], 23).collect(policy)
     for name, field in held(expected).items():
         torch.testing.assert_close(getattr(rollout, name), field, msg=name)
+
+
+def test_acting_that_was_recorded_collects_the_same() -> None:
+    policy = walk_policy(noisy=True)
+    groups = lambda: [walks(AutoresetMode.NEXT_STEP, size) for size in (3, 2)]  # noqa: E731
+    plain, recorded = collector(groups(), 7), collector(groups(), 7, record=as_a_gpu_would)
+    for _ in range(2):
+        rollouts = held(plain.collect(policy)), held(recorded.collect(policy))
+        assert rollouts[0].keys() == rollouts[1].keys()
+        for name, field in rollouts[0].items():
+            assert torch.equal(field, rollouts[1][name]), name
+        with torch.no_grad():  # the next rollout is of another policy
+            policy.actor.log_std.add_(0.5)
 
 
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v4", "CartPole-v1"])
