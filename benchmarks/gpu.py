@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from command_line import EXIT_USER_ERROR, Parser, count
 from grids.tables import table
-from machine import REPOSITORY, describe_machine, git_revision
+from machine import describe_machine, git_revision
 
 from rlkit_es import UserError
 from rlkit_es.learners.adam_step import AdamStep
@@ -35,8 +35,6 @@ from rlkit_es.training.policy import make_policy
 from rlkit_es.training.rollout import prepare_batch
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch
-
-RESULTS = REPOSITORY / "benchmarks" / "results" / "gpu.json"
 
 _MOST_STEPS = 256  # of an epoch: small minibatches take a part of the batch
 

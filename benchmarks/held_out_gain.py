@@ -44,12 +44,9 @@ _VARIANTS = (
     *plain("ppo", "trpo", "espo", "sd_ppo", "sd_trpo", "sd_espo", "spo", "r2vpo"),
     Variant("espo, rate 1e-4", "espo", ("--learning-rate", "1e-4")),
     Variant("espo, rate 3e-5", "espo", ("--learning-rate", "3e-5")),
-    Variant("espo, minibatch 512", "espo", ("--minibatch-size", "512")),
-    Variant(
-        "espo, minibatch 512, rate 1e-4",
-        "espo",
-        ("--minibatch-size", "512", "--learning-rate", "1e-4", "--epochs", "20"),
-    ),
+    Variant("ppo, minibatch 64", "ppo", ("--minibatch-size", "64")),
+    Variant("espo, minibatch 64", "espo", ("--minibatch-size", "64")),
+    Variant("espo, minibatch 1024", "espo", ("--minibatch-size", "1024")),
     Variant("trpo, max_kl 0.02", "trpo", ("--max-kl", "0.02")),
     Variant("espo, threshold 0.1", "espo", ("--deviation-threshold", "0.1")),
 )

@@ -10,11 +10,9 @@ then the CPU seconds, of starting and training, say more than the rest.
 
 from __future__ import annotations
 
-import csv
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +24,7 @@ from typing import NamedTuple
 
 from command_line import EXIT_USER_ERROR, Parser, count
 from machine import describe_machine
+from measured.runs import CommandError, last_row, train
 
 
 class Outcome(NamedTuple):
@@ -34,10 +33,6 @@ class Outcome(NamedTuple):
     steps_per_second: float  # of all seeds together, while they trained
     seconds: float  # from the start of the first process to the end of the last
     cpu_seconds: float  # of all processes
-
-
-class CommandError(Exception):
-    """A run did not end well."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +88,7 @@ def one_by_one(algo: str, chosen: Namespace, place: Path) -> float:
         ]
         for run in runs:
             run.result()
-    speeds = [steps / seconds for steps, seconds in map(_last_row, directories)]
+    speeds = [steps / seconds for steps, seconds in map(last_row, directories)]
     return min(chosen.jobs, chosen.seeds) * statistics.mean(speeds)
 
 
@@ -101,7 +96,7 @@ def together(algo: str, chosen: Namespace, place: Path) -> float:
     """One process for all seeds; steps a second of them all."""
     threads = ("--torch-threads", str(chosen.torch_threads))
     _train(algo, chosen, place / "seeds", "--num-seeds", str(chosen.seeds), *threads)
-    rows = [_last_row(path.parent) for path in place.glob("seeds/*/metrics.csv")]
+    rows = [last_row(path.parent) for path in place.glob("seeds/*/metrics.csv")]
     return sum(steps for steps, _ in rows) / max(seconds for _, seconds in rows)
 
 
@@ -119,22 +114,8 @@ def _cpu_seconds() -> float:
 
 
 def _train(algo: str, chosen: Namespace, directory: Path, *settings: str) -> None:
-    command = [
-        *(sys.executable, "-m", "rlkit_es.run", "--algo", algo, "--env", chosen.env, *settings),
-        *("--total-steps", str(chosen.steps), "--device", chosen.device, "--run-dir", str(directory)),
-        *("--eval-episodes", "0", "--checkpoint-every", "0"),
-    ]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        said = (ended.stderr or ended.stdout).strip().splitlines() or ["it said nothing"]
-        raise CommandError(f"{algo} ended with {ended.returncode}: {said[-1]}")
-
-
-def _last_row(directory: Path) -> tuple[float, float]:
-    """Steps and seconds of training."""
-    with (directory / "metrics.csv").open(newline="") as file:
-        *_, last = csv.DictReader(file)
-    return float(last["env_steps"]), float(last["wall_seconds"])
+    own = ("--algo", algo, "--env", chosen.env, "--total-steps", str(chosen.steps), "--device", chosen.device)
+    train(algo, [*own, *settings], directory)
 
 
 def _parser() -> Parser:
