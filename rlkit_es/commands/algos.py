@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         defaults = ", ".join(f"{setting} {value}" for setting, value in recipe.defaults.items())
         slots = (recipe.surrogate, recipe.mask, recipe.stop, recipe.constraint)
         table.add_row(name, classes[name], recipe.step, *slots, defaults)
-    console = Console(width=200)  # a narrow terminal breaks lines; nothing is cut off
+    console = Console(width=240)  # a narrow terminal breaks lines; nothing is cut off
     console.print(table)
     console.print("\n--surrogate, --mask, --stop and --constraint fill a slot otherwise.")
     for preset, by_algorithm in PRESETS.items():

@@ -194,6 +194,8 @@ class Config(UpdateConfig):
         ):
             raise UserError(f"hidden_sizes must be positive whole numbers, got {self.hidden_sizes!r}")
         self._check_pictures()
+        if self.batch_size < self.minibatch_size == UpdateConfig.minibatch_size:
+            object.__setattr__(self, "minibatch_size", self.batch_size)  # few environments ask for no more
         if self.minibatch_size > self.batch_size:
             raise UserError(
                 f"minibatch_size {self.minibatch_size} is larger than the batch of {self.batch_size} "

@@ -430,6 +430,8 @@ def test_the_defaults_of_every_algorithm_are_valid(algo: str) -> None:
 
 
 def test_a_minibatch_larger_than_the_batch_is_refused() -> None:
+    assert Config(algo="ppo", num_envs=4, rollout_steps=8).minibatch_size == 32
+    assert Config(algo="ppo", num_envs=64, rollout_steps=8).minibatch_size == 256
     assert Config(algo="ppo", num_envs=4, rollout_steps=8, minibatch_size=32).batch_size == 32
     with pytest.raises(UserError, match=r"minibatch_size 33 .*batch of 32 .*num_envs 4 x rollout_steps 8"):
         Config(algo="ppo", num_envs=4, rollout_steps=8, minibatch_size=33)
