@@ -10,9 +10,7 @@ counted.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import statistics
 import sys
 import time
 from argparse import ArgumentDefaultsHelpFormatter, Namespace
@@ -21,8 +19,8 @@ from pathlib import Path
 
 import torch
 from command_line import EXIT_USER_ERROR, Parser, count
-from grids.tables import table
-from machine import describe_machine, git_revision
+from grids.tables import compared_rates, table
+from machine import describe_machine, git_revision, one_line
 
 from rlkit_es import UserError
 from rlkit_es.learners.adam_step import AdamStep
@@ -48,8 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = resolve_device(chosen.device)
         torch.set_num_threads(1)
         ways = ways_on(device)
-        content: dict[str, object] = {"machine": describe_devices(device), "git revision": git_revision()}
-        print(", ".join(f"{name} {value}" for name, value in describe_devices(device).items()))
+        machine = describe_devices(device)
+        content: dict[str, object] = {"machine": machine, "git revision": git_revision()}
+        print(one_line(machine))
         for algo in chosen.algos:
             rates = dict(measure_updates(algo, device, ways, chosen))
             content[f"minibatch steps/s, {algo}"] = rates
@@ -118,10 +117,10 @@ def measure_training(env: str, device: torch.device, chosen: Namespace) -> Rates
     if recorder(device) is not None:
         ways[f"{device.type}, recorded"] = (str(device), "on")
     rates: Rates = {way: [] for way in ways}
+    shape = {} if chosen.num_envs is None else {"num_envs": chosen.num_envs}
     trainers = {}
     for way, (name, mode) in ways.items():
-        config = Config.for_algorithm("ppo", env=env, device=name, compile=mode)
-        trainers[way] = Trainer(dataclasses.replace(config, num_envs=chosen.num_envs or config.num_envs))
+        trainers[way] = Trainer(Config.for_algorithm("ppo", env=env, device=name, compile=mode, **shape))
     for _ in range(chosen.rounds + 1):
         for way, trainer in trainers.items():
             trainer.train(chosen.iterations * trainer.config.batch_size)
@@ -139,13 +138,8 @@ def describe_devices(device: torch.device) -> dict[str, str]:
 
 def _learner(algo: str, trainer: Trainer, size: int, make: Callable[[Step], Loop]) -> AdamStep:
     policy = make_policy(trainer.config, trainer.spaces, seed=0).to(trainer.device)
-    config = dataclasses.replace(
-        Config.for_algorithm(algo, env=trainer.config.env),
-        num_envs=size,
-        minibatch_size=size,
-        epochs=1,
-        critic_epochs=1,
-    )
+    once = {"num_envs": size, "minibatch_size": size, "epochs": 1, "critic_epochs": 1}
+    config = Config.for_algorithm(algo, env=trainer.config.env, **once)
     slots = fill_slots(find_recipe(algo), config)
     learner = AdamStep(policy, slots, config, torch.Generator().manual_seed(0), watch_stop=False)
     learner.loop_by(make)
@@ -168,14 +162,7 @@ def _wait_for(device: torch.device) -> None:
 def _table(head: str, rates: Mapping[str, Rates]) -> list[str]:
     """Medians, and how they compare with the first way within each round."""
     ways = list(next(iter(rates.values())))
-    rows = []
-    for name, of_ways in rates.items():
-        cells = []
-        for way in ways:
-            gains = [new / old for new, old in zip(of_ways[way], of_ways[ways[0]], strict=True)]
-            cells.append(f"{statistics.median(of_ways[way]):,.0f} ({statistics.median(gains):.2f}x)")
-        rows.append([name, *cells])
-    return table([head, *ways], rows)
+    return table([head, *ways], [[name, *compared_rates(of_ways)] for name, of_ways in rates.items()])
 
 
 def _parser() -> Parser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -25,6 +26,11 @@ def describe_machine() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version for name in _PACKAGES if (version := _version(name)) is not None},
     }
+
+
+def one_line(facts: Mapping[str, str]) -> str:
+    """For the head of what a benchmark prints."""
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -10,7 +10,6 @@ round, so that a machine that is slower for a while is slower for all; ratios ar
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import tempfile
 from argparse import ArgumentDefaultsHelpFormatter, Namespace
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from command_line import EXIT_USER_ERROR, Parser, count
-from grids.tables import table
-from machine import describe_machine, git_revision
+from grids.tables import compared_rates, table
+from machine import describe_machine, git_revision, one_line
 from measured.runs import CommandError, settled_speed, train
 
 
@@ -37,7 +36,7 @@ class Point(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and save as the command line says; returns the exit code."""
     chosen = _parser().parse_args(arguments)
-    print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
+    print(one_line(describe_machine()))
     points = plan(chosen)
     speeds: dict[Point, list[float]] = {point: [] for point in points}
     try:
@@ -85,12 +84,7 @@ def table_of(section: str, speeds: Mapping[Point, Sequence[float]]) -> list[str]
     rows = []
     for name in dict.fromkeys(point.name for point in points):
         of_row = {point.column: speeds[point] for point in points if point.name == name}
-        first = of_row[columns[0]]
-        cells = []
-        for column in columns:
-            gains = [new / old for new, old in zip(of_row[column], first, strict=True)]
-            cells.append(f"{statistics.median(of_row[column]):,.0f} ({statistics.median(gains):.2f})")
-        rows.append([name, *cells])
+        rows.append([name, *compared_rates({column: of_row[column] for column in columns})])
     if len(rows) == 1:  # read downwards where there is one row
         return table(["", rows[0][0]], [list(pair) for pair in zip(columns, rows[0][1:], strict=True)])
     return table(["", *columns], rows)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from command_line import EXIT_USER_ERROR, Parser, count
-from machine import describe_machine
+from machine import describe_machine, one_line
 from measured.runs import CommandError, last_row, train
 
 
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the command line says; returns the exit code."""
     chosen = _parser().parse_args(arguments)
-    print(", ".join(f"{name} {value}" for name, value in describe_machine().items()))
+    print(one_line(describe_machine()))
     ways: dict[str, Callable[[str, Namespace, Path], float]] = {
         f"{chosen.jobs} at a time": one_by_one,
         "together": together,

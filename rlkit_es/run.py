@@ -12,7 +12,7 @@ import tyro
 from rlkit_es.commands import seeds_together
 from rlkit_es.commands.exit_code import exit_code
 from rlkit_es.commands.options import import_modules, take
-from rlkit_es.commands.resumption import PROGRAM, changed_config, command_to_go_on
+from rlkit_es.commands.resumption import PROGRAM, changed_config, command_to_go_on, result_of, say
 from rlkit_es.errors import UserError
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.ranks import ALONE, Ranks
@@ -113,10 +113,7 @@ def _go_on(saved: SavedRun, config: Config, imported: Sequence[str], ranks: Rank
     trainer, said = continued(saved, config, ranks)
     directory = config.run_dir
     print(f"going on with {directory} from {trainer.progress.env_steps:,} steps", flush=True)
-    for line in said:
-        print(line, flush=True)
-    for line in saved.warnings:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+    say(said, saved.warnings)
     _train(trainer, lambda: go_on(trainer, progress=True), imported)
 
 
@@ -132,10 +129,7 @@ def _train(trainer: Trainer, train: Callable[[], Evaluation | None], imported: S
     finally:
         trainer.close()
     if evaluation is not None:
-        print(
-            f"deterministic evaluation over {evaluation.episodes} episodes: "
-            f"{evaluation.return_mean:.1f} +- {evaluation.return_std:.1f}"
-        )
+        print(result_of(evaluation))
     print(f"run directory: {directory}")
 
 

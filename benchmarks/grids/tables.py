@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from seed_statistics import bootstrap_interval, interquartile_mean, sample_std
@@ -54,6 +55,16 @@ def returns_table(runs: Sequence[Run]) -> list[str]:
         training = number(float(np.mean([run.final_training_return for run in seeds])))
         rows.append([env, variant, str(len(seeds)), *map(number, figures), span, training])
     return table(heads, rows)
+
+
+def compared_rates(by_way: Mapping[str, Sequence[float]]) -> list[str]:
+    """Cells of a row of speeds: medians over rounds, and what they are of the first within a round."""
+    first = next(iter(by_way.values()))
+    cells = []
+    for rates in by_way.values():
+        gain = statistics.median(new / old for new, old in zip(rates, first, strict=True))
+        cells.append(f"{statistics.median(rates):,.0f} ({gain:.2f})")
+    return cells
 
 
 DIAGNOSTICS_CAPTION = (

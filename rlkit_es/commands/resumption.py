@@ -1,15 +1,17 @@
-"""What going on with one run, or with several seeds, has in common."""
+"""What training one run, or several seeds, has in common: how it goes on, and what is said of it."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tyro
 
 from rlkit_es.ranks import Ranks
 from rlkit_es.training.config import Config
+from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.training.trainer import Trainer
 
 PROGRAM = "python -m rlkit_es.run"
@@ -23,6 +25,22 @@ def changed_config(saved: Config, directory: Path, arguments: Sequence[str]) -> 
         default=saved,
         prog=f"{PROGRAM} --resume {directory}",
         description="Go on with a run. Defaults shown are its settings.",
+    )
+
+
+def say(notes: Iterable[str], warnings: Iterable[str]) -> None:
+    """Print what is otherwise than in the run that is gone on with."""
+    for line in notes:
+        print(line, flush=True)
+    for line in warnings:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def result_of(evaluation: Evaluation) -> str:
+    """The line that a run ends with."""
+    return (
+        f"deterministic evaluation over {evaluation.episodes} episodes: "
+        f"{evaluation.return_mean:.1f} +- {evaluation.return_std:.1f}"
     )
 
 

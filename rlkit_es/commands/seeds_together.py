@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlkit_es.commands.resumption import changed_config, command_to_go_on
+from rlkit_es.commands.resumption import changed_config, command_to_go_on, result_of, say
 from rlkit_es.errors import UserError
 from rlkit_es.ranks import Ranks
 from rlkit_es.runs.checkpoint_store import CheckpointStore
@@ -59,10 +58,7 @@ def resume(directory: Path, arguments: Sequence[str], imported: Sequence[str], r
             warnings |= dict.fromkeys(one.warnings)
     least = min(trainer.progress.env_steps for trainer in trainers)
     print(f"going on with {len(trainers)} seeds in {directory} from {least:,} steps", flush=True)
-    for line in said:
-        print(line, flush=True)
-    for line in warnings:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
+    say(said, warnings)
     _go_on(trainers, directory, imported)
 
 
@@ -78,10 +74,7 @@ def _go_on(trainers: Sequence[Trainer], directory: Path, imported: Sequence[str]
             trainer.close()
     for seed, evaluation in evaluations.items():
         if evaluation is not None:
-            print(
-                f"seed {seed}: deterministic evaluation over {evaluation.episodes} episodes: "
-                f"{evaluation.return_mean:.1f} +- {evaluation.return_std:.1f}"
-            )
+            print(f"seed {seed}: {result_of(evaluation)}")
     print(f"run directories: {directory}/seed*")
 
 

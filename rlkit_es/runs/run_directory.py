@@ -30,9 +30,13 @@ _PACKAGES = ("rlkit_es", "torch", "numpy", "gymnasium", "mujoco", "envpool")
 
 def default_run_directory(config: Config) -> Path:
     """runs/<env>/<algo>/seed<seed>-<time>."""
+    return directory_called(f"seed{config.seed}", config)
+
+
+def directory_called(name: str, config: Config) -> Path:
+    """runs/<env>/<algo>/<name>-<time>."""
     env = re.sub(r"[^\w.-]+", "-", config.env)
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / env / config.algo / f"seed{config.seed}-{stamp}"
+    return Path("runs") / env / config.algo / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def place_of_run(config: Config, launch: Sequence[str]) -> tuple[Path, bool]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from rlkit_es.learners.lockstep import Lockstep
 from rlkit_es.runs.experiment import begin, going_on, summary
 from rlkit_es.runs.logging import ConsoleLogger
 from rlkit_es.runs.resume import SavedRun, open_run
-from rlkit_es.runs.run_directory import holds_run, write_json
+from rlkit_es.runs.run_directory import directory_called, holds_run, write_json
 from rlkit_es.training.callbacks import Logger
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
@@ -27,9 +25,7 @@ _SEEDS = "seeds.json"
 
 def default_directory(config: Config, count: int) -> Path:
     """runs/<env>/<algo>/seeds<first>-<last>-<time>."""
-    env = re.sub(r"[^\w.-]+", "-", config.env)
-    seeds = f"seeds{config.seed}-{config.seed + count - 1}"
-    return Path("runs") / env / config.algo / f"{seeds}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return directory_called(f"seeds{config.seed}-{config.seed + count - 1}", config)
 
 
 def make_trainers(config: Config, count: int) -> list[Trainer]:

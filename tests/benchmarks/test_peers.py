@@ -271,12 +271,16 @@ def test_equal_settings_arrive_in_stable_baselines3():
 
     config = Config.for_algorithm("ppo", env=RACE.env)
     model = sb3.make_equal_ppo(RACE)
-    assert (model.n_envs, model.n_steps, model.batch_size, model.n_epochs) == (64, 32, 64, 10)
-    assert (model.gamma, model.gae_lambda, model.clip_range(1.0)) == (0.99, 0.95, 0.2)
+    assert (model.n_envs, model.n_steps) == (config.num_envs, config.rollout_steps)
+    assert (model.batch_size, model.n_epochs) == (config.minibatch_size, config.epochs)
+    assert (model.gamma, model.gae_lambda) == (config.gamma, config.gae_lambda)
+    assert model.clip_range(1.0) == config.clip_range
     assert (model.vf_coef, model.ent_coef) == (config.value_coefficient, config.entropy_coefficient)
     assert (model.max_grad_norm, model.normalize_advantage) == (config.max_grad_norm, True)
-    assert [model.lr_schedule(remaining) for remaining in (1.0, 0.5)] == [3e-4, 1.5e-4]
-    assert model.policy.log_std.tolist() == [-0.5] * 3
+    assert [model.lr_schedule(remaining) for remaining in (1.0, 0.5)] == [
+        *(config.learning_rate, config.learning_rate / 2),
+    ]
+    assert model.policy.log_std.tolist() == [config.log_std_init] * 3
     assert str(model.policy.mlp_extractor.policy_net) == str(model.policy.mlp_extractor.value_net)
     assert [tuple(p.shape) for p in model.policy.mlp_extractor.policy_net.parameters()][::2] == [
         (64, 11),
@@ -288,12 +292,16 @@ def test_equal_settings_arrive_in_stable_baselines3():
     assert (envs.norm_obs, envs.norm_reward, envs.clip_obs, envs.clip_reward) == (True, True, 10.0, 10.0)
     envs.close()
 
+    config = Config.for_algorithm("trpo", env=RACE.env)
     model = sb3.make_equal_trpo(RACE)
-    assert (model.n_envs, model.n_steps, model.batch_size, model.n_critic_updates) == (64, 32, 64, 10)
-    assert (model.target_kl, model.cg_max_steps, model.cg_damping) == (0.02, 10, 0.1)
-    assert (model.line_search_max_iter, model.line_search_shrinking_factor) == (10, 0.8)
-    assert (model.sub_sampling_factor, model.lr_schedule(1.0)) == (1, 1e-3)
-    assert model.policy.log_std.tolist() == [-0.5] * 3
+    assert (model.n_envs, model.n_steps) == (config.num_envs, config.rollout_steps)
+    assert (model.batch_size, model.n_critic_updates) == (config.minibatch_size, config.critic_epochs)
+    assert (model.target_kl, model.cg_max_steps) == (config.max_kl, config.cg_iterations)
+    assert model.cg_damping == config.cg_damping
+    assert model.line_search_max_iter == config.line_search_steps
+    assert model.line_search_shrinking_factor == config.line_search_shrink
+    assert (model.sub_sampling_factor, model.lr_schedule(1.0)) == (1, config.learning_rate)
+    assert model.policy.log_std.tolist() == [config.log_std_init] * 3
     model.get_env().close()
 
 
@@ -319,22 +327,22 @@ def test_equal_settings_arrive_in_tianshou():
     _skip_without("tianshou-ppo-equal")
     from contenders import tianshou_
 
+    config = Config.for_algorithm("ppo", env=RACE.env)
     settings = tianshou_.equal_settings(RACE)
-    assert (settings.num_envs, settings.batch_size, settings.minibatch_size, settings.epochs) == (
-        *(64, 2048),
-        *(64, 10),
-    )
+    assert (settings.num_envs, settings.batch_size) == (config.num_envs, config.batch_size)
+    assert (settings.minibatch_size, settings.epochs) == (config.minibatch_size, config.epochs)
     envs = tianshou_.make_envs(settings, RACE)
     algorithm = tianshou_.make_algorithm(settings, RACE, envs)
-    assert len(envs) == 64
-    assert (algorithm.gamma, algorithm.gae_lambda, algorithm.eps_clip) == (0.99, 0.95, 0.2)
+    assert len(envs) == config.num_envs
+    assert (algorithm.gamma, algorithm.gae_lambda) == (config.gamma, config.gae_lambda)
+    assert algorithm.eps_clip == config.clip_range
     assert (algorithm.vf_coef, algorithm.ent_coef, algorithm.optim._max_grad_norm) == (0.5, 0.0, 0.5)
     assert (algorithm.return_scaling, algorithm.value_clip) == (True, False)
     assert (algorithm.advantage_normalization, algorithm.recompute_adv) == (True, False)
-    assert algorithm.policy.actor.sigma_param.flatten().tolist() == [-0.5] * 3
+    assert algorithm.policy.actor.sigma_param.flatten().tolist() == [config.log_std_init] * 3
     assert "Tanh" in str(algorithm.policy.actor)
     group = algorithm.optim._optim.param_groups[0]
-    assert (group["lr"], group["eps"]) == (3e-4, 1e-5)
+    assert (group["lr"], group["eps"]) == (config.learning_rate, config.adam_epsilon)
     (schedule,) = algorithm.lr_schedulers
     assert schedule.lr_lambdas[0](1) == 0.5  # 2 updates in 4096 steps
     envs.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_results import rows
 from torch import Tensor
 
 from rlkit_es import run
@@ -39,7 +39,6 @@ ALGOS: Mapping[str, list[str]] = {
     "sd_espo": ["--epochs", "2", "--deviation-threshold", "0.05", "--deviation-threshold-schedule", "linear"],
     "trpo": [],
 }
-TIMING = {"wall_seconds", "steps_per_second"}
 
 
 class StoppedError(Exception):
@@ -63,11 +62,7 @@ def train(algo: str, directory: Path, *more: str) -> Path:
 
 
 def rows_of(directory: Path) -> list[dict[str, float]]:
-    with (directory / "metrics.csv").open(newline="") as file:
-        return [
-            {name: float(value) for name, value in row.items() if name not in TIMING}
-            for row in csv.DictReader(file)
-        ]
+    return [{name: float(value) for name, value in row.items()} for row in rows(directory)]
 
 
 def tensors_of(directory: Path) -> dict[str, Tensor]:
