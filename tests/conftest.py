@@ -1,3 +1,4 @@
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,8 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture
 def nothing_stays_registered() -> Iterator[None]:
     """What a test registers is forgotten after it."""
+    with contextlib.suppress(ImportError):
+        import ale_py  # noqa: F401  # registers its games once in a process, and not again after this
     tables = {kind: dict(table) for kind, table in registration._TABLES.items()}
     environments = dict(gym.registry)
     yield
