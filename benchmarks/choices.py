@@ -27,9 +27,10 @@ from rlkit_es.learners.flat import FlatModule
 from rlkit_es.learners.loops import CompiledLoop, PythonLoop
 from rlkit_es.learners.minibatch_step import MinibatchStep
 from rlkit_es.models.distributions import DiagonalGaussian
+from rlkit_es.training.batches import prepare_batch
 from rlkit_es.training.config import Config
 from rlkit_es.training.policy import make_policy
-from rlkit_es.training.rollout import RolloutCollector, prepare_batch
+from rlkit_es.training.rollout import RolloutCollector
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import ActionSpec, ObservationSpec, Spaces
 

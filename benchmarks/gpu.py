@@ -27,10 +27,10 @@ from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop, RecordedLoop, Step
 from rlkit_es.learners.recipes import fill_slots, find_recipe
 from rlkit_es.learners.recording import recorder
+from rlkit_es.training.batches import prepare_batch
 from rlkit_es.training.config import Config
 from rlkit_es.training.device import resolve_device
 from rlkit_es.training.policy import make_policy
-from rlkit_es.training.rollout import prepare_batch
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch
 

@@ -31,8 +31,9 @@ from rlkit_es.learners.learner import make_learner
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
 from rlkit_es.run import parse
+from rlkit_es.training.batches import prepare_batch
 from rlkit_es.training.config import Config
-from rlkit_es.training.rollout import RolloutCollector, prepare_batch
+from rlkit_es.training.rollout import RolloutCollector
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch
 

@@ -13,9 +13,9 @@ from workers import Turn
 from measured import Effort
 from measured.training import IterationClock, ticking
 from rlkit_es.models.encoders import Precision, arithmetic
+from rlkit_es.training.batches import prepare_batch
 from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
-from rlkit_es.training.rollout import prepare_batch
 from rlkit_es.training.threads import acting_threads
 from rlkit_es.training.trainer import Trainer
 

@@ -19,6 +19,7 @@ from rlkit_es.learners.recording import recorder
 from rlkit_es.learners.requests import Requests, Turn, carried_out
 from rlkit_es.models.normalizers import RewardScaler
 from rlkit_es.ranks import Ranks
+from rlkit_es.training.batches import prepare_batch
 from rlkit_es.training.callbacks import Hooks, Logger
 from rlkit_es.training.config import Config
 from rlkit_es.training.device import resolve_device
@@ -26,7 +27,7 @@ from rlkit_es.training.episodes import EpisodeTracker
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.joining import current_ranks
 from rlkit_es.training.policy import make_policy
-from rlkit_es.training.rollout import RolloutCollector, prepare_batch
+from rlkit_es.training.rollout import RolloutCollector
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.shares import cores, require_agreement, share_of
 from rlkit_es.training.threads import acting_threads

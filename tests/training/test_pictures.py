@@ -28,6 +28,7 @@ from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.runs import experiment, resume
 from rlkit_es.runs.checkpoint_file import read_checkpoint, write_checkpoint
+from rlkit_es.training.batches import prepare_batch
 from rlkit_es.training.callbacks import Callback
 from rlkit_es.training.checkpoint import Checkpoint, take_checkpoint
 from rlkit_es.training.config import Config
@@ -35,7 +36,7 @@ from rlkit_es.training.defaults import env_defaults
 from rlkit_es.training.episodes import EpisodeTracker
 from rlkit_es.training.policy import make_policy
 from rlkit_es.training.presets import PRESETS
-from rlkit_es.training.rollout import RolloutCollector, prepare_batch
+from rlkit_es.training.rollout import RolloutCollector
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import ActionSpec, ObservationSpec, Rollout, Spaces
 
