@@ -247,7 +247,7 @@ def _seconds(run: Callable[[], object]) -> float:
 def _update_seconds(trainer: Trainer) -> float:
     """Of the update on a fresh rollout, as in training."""
     rollout = _collector(trainer).collect(trainer.policy)
-    batch, _ = prepare_batch(rollout, trainer.policy, trainer.reward_scaler, gamma=0.99, gae_lambda=0.95)
+    batch, *_ = prepare_batch(rollout, trainer.policy, trainer.reward_scaler, gamma=0.99, gae_lambda=0.95)
     return _seconds(lambda: trainer.learner.update(batch, 1e-7))
 
 

@@ -104,7 +104,7 @@ def collected(env: str, device: torch.device, rows: int) -> tuple[Batch, Trainer
     config = Config.for_algorithm("ppo", env=env, device=str(device), **shape)
     trainer = Trainer(config)
     rollout = trainer.begin_segment().collect(trainer.policy)
-    batch, _ = prepare_batch(
+    batch, *_ = prepare_batch(
         rollout, trainer.policy, trainer.reward_scaler, gamma=config.gamma, gae_lambda=config.gae_lambda
     )
     trainer.close()

@@ -31,7 +31,7 @@ from rlkit_es.learners.learner import make_learner
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
 from rlkit_es.run import parse
-from rlkit_es.training.batches import prepare_batch
+from rlkit_es.training.batches import Prepared, prepare_batch
 from rlkit_es.training.config import Config
 from rlkit_es.training.rollout import RolloutCollector
 from rlkit_es.training.trainer import Trainer
@@ -66,7 +66,7 @@ class Trained(NamedTuple):
     """A policy in the middle of training, with samples of it."""
 
     trainer: Trainer
-    batches: list[Batch]
+    batches: list[Prepared]
     fresh: Batch
 
 
@@ -128,19 +128,21 @@ def prepare(env: str, steps: int, batches: int, fresh: int) -> Trained:
     for _ in range(_SPREAD):
         _collect(trainer, collector)
     own = [_collect(trainer, collector) for _ in range(batches)]
-    return Trained(trainer, own, _join([_collect(trainer, collector) for _ in range(fresh)]))
+    unseen = [_valid(_collect(trainer, collector).batch) for _ in range(fresh)]
+    return Trained(trainer, own, _join(unseen))
 
 
 def update(trained: Trained, config: Config, at: int) -> Shift:
     """One update of a copy of the policy, on the batch of that number."""
-    policy, batch = _copy(trained.trainer.policy), trained.batches[at]
+    policy, prepared = _copy(trained.trainer.policy), trained.batches[at]
     learner = make_learner(config.algo, policy, config, torch.Generator().manual_seed(at))
     moments = trained.trainer.learner.state_tensors()
     for name, tensor in learner.state_tensors().items():
         if name in moments and tensor.shape == moments[name].shape:
             tensor.copy_(moments[name])
-    metrics = learner.update(batch, config.learning_rate)
-    own_gain, _ = _gain(policy, batch)
+    estimator = prepared.estimator if config.recompute_advantages else None
+    metrics = learner.update(prepared.batch, config.learning_rate, estimator=estimator)
+    own_gain, _ = _gain(policy, _valid(prepared.batch))
     gain, kl = _gain(policy, trained.fresh)
     return Shift(own_gain, gain, kl, metrics["policy_steps"])
 
@@ -172,13 +174,15 @@ def _table(results: Mapping[str, Mapping[str, float]]) -> list[str]:
     return table(heads, rows)
 
 
-def _collect(trainer: Trainer, collector: RolloutCollector) -> Batch:
-    """The valid samples of one rollout."""
+def _collect(trainer: Trainer, collector: RolloutCollector) -> Prepared:
     rollout = collector.collect(trainer.policy)
     config = trainer.config
-    batch, _ = prepare_batch(
+    return prepare_batch(
         rollout, trainer.policy, trainer.reward_scaler, gamma=config.gamma, gae_lambda=config.gae_lambda
     )
+
+
+def _valid(batch: Batch) -> Batch:
     return Batch(*(field[batch.valid] for field in batch))
 
 

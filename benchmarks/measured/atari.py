@@ -81,7 +81,7 @@ def update(turn: Turn, effort: Effort, *, precision: Precision) -> None:
     torch.set_num_threads(_THREADS)
     trainer.begin_stage(_ENDLESS)
     rollout = trainer.begin_segment().collect(trainer.policy)
-    batch, _ = prepare_batch(rollout, trainer.policy, None, gamma=0.99, gae_lambda=0.95)
+    batch, *_ = prepare_batch(rollout, trainer.policy, None, gamma=0.99, gae_lambda=0.95)
     matrix = torch.randn(_PEAK_SIZE, _PEAK_SIZE).to(arithmetic(precision, "cpu"))
 
     def updated() -> float:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from rlkit_es.core.losses import normalize
 from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.adam import AdamState, init_state, moments, store
 from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.estimates import Estimator
 from rlkit_es.learners.loops import Loop, PythonLoop, Step, fast_loop
 from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
 from rlkit_es.learners.recipes import Slots
@@ -74,16 +76,24 @@ class AdamStep:
         self._joint_loop = make(self._step.joint)
         self._critic_loop = make(self._step.critic_only)
 
-    def state_tensors(self) -> dict[str, torch.Tensor]:
+    def state_tensors(self) -> dict[str, Tensor]:
         return {**moments(self.state), **self.adaptive._asdict()}
 
-    def update(self, batch: Batch, learning_rate: float, remaining: float = 1.0) -> dict[str, float]:
+    def update(
+        self,
+        batch: Batch,
+        learning_rate: float,
+        remaining: float = 1.0,
+        estimator: Estimator | None = None,
+    ) -> dict[str, float]:
         """Optimise on one batch.
 
         Args:
             batch: B samples of the current policy.
             learning_rate: of the policy, now; the others keep their proportions to it.
             remaining: of training, from 1 at its start to 0: what scheduled thresholds go by.
+            estimator: of ``batch``, for advantages and value targets anew before every epoch but the first;
+                None: they stay as they are.
 
         Returns:
             metrics by name: losses, gradient norm and kept fraction as means over the minibatch steps
@@ -94,15 +104,13 @@ class AdamStep:
         Raises:
             NonFiniteError: a loss or the gradient is NaN or infinite.
         """
-        return carried_out(self.updating(batch, learning_rate, remaining))
+        return carried_out(self.updating(batch, learning_rate, remaining, estimator))
 
     @torch.no_grad()
-    def updating(self, batch: Batch, learning_rate: float, remaining: float) -> Requests[dict[str, float]]:
+    def updating(
+        self, batch: Batch, learning_rate: float, remaining: float, estimator: Estimator | None = None
+    ) -> Requests[dict[str, float]]:
         config, device = self.config, batch.valid.device
-        samples = samples_of_all(batch, self.ranks)
-        if config.advantage_normalization == "batch":
-            samples = samples._replace(advantage=normalize(*samples))
-            batch = batch._replace(advantage=self.ranks.own(samples.advantage))
         rates = config.log_std_rate(learning_rate), learning_rate, config.critic_rate(learning_rate)
         inputs = StepInputs(
             learning_rate=torch.tensor(rates, device=device),
@@ -112,15 +120,25 @@ class AdamStep:
                 for name, value in scheduled_settings(config, remaining).items()
             },
             batch=batch,
-            everyones=() if self.ranks.size == 1 else samples,
+            everyones=(),
         )
-        metrics = _summarize((yield from self._run_epochs(inputs)))
+        inputs = self._with_estimates(inputs, batch.advantage, batch.value_target)
+        metrics = _summarize((yield from self._run_epochs(inputs, estimator)))
         metrics["learning_rate"] = learning_rate * float(self.adaptive.rate_scale)
         if self._step.slots.constraint is not None:
             metrics["penalty"] = float(self.adaptive.penalty)
         return metrics
 
-    def _run_epochs(self, inputs: StepInputs) -> Requests[torch.Tensor]:
+    def _with_estimates(self, inputs: StepInputs, advantage: Tensor, value_target: Tensor) -> StepInputs:
+        """``inputs`` of which all ranks know the advantages, normalised if they are so over the batch."""
+        batch = inputs.batch._replace(advantage=advantage, value_target=value_target)
+        samples = samples_of_all(batch, self.ranks)
+        if self.config.advantage_normalization == "batch":
+            samples = samples._replace(advantage=normalize(*samples))
+            batch = batch._replace(advantage=self.ranks.own(samples.advantage))
+        return inputs._replace(batch=batch, everyones=() if self.ranks.size == 1 else samples)
+
+    def _run_epochs(self, inputs: StepInputs, estimator: Estimator | None) -> Requests[Tensor]:
         """Every epoch of policy and critic; returns the report's sums."""
         config, valid = self.config, inputs.batch.valid
         critic_epochs = config.epochs if config.critic_epochs is None else config.critic_epochs
@@ -131,6 +149,10 @@ class AdamStep:
         report = self.state.steps.new_zeros(len(REPORT))
         critic_inputs: StepInputs | None = None
         for epoch in range(max(config.epochs, critic_epochs)):
+            if epoch and estimator is not None:
+                estimates = estimator(self._policy)
+                inputs = self._with_estimates(inputs, *estimates)
+                critic_inputs = critic_inputs and self._with_estimates(critic_inputs, *estimates)
             index, real, count = shuffled(
                 valid, inputs.everyones, config.minibatch_size, generator, self.ranks
             )
@@ -162,7 +184,7 @@ class AdamStep:
         return inputs._replace(batch=inputs.batch._replace(observation=observation))
 
 
-def _summarize(report: torch.Tensor) -> dict[str, float]:
+def _summarize(report: Tensor) -> dict[str, float]:
     sums = dict(zip(REPORT, report.tolist(), strict=True))
     for name, column in zip(REPORT, report, strict=True):
         if not column.isfinite():

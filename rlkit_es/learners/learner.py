@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.estimates import Estimator
 from rlkit_es.learners.natural_step import NaturalStep
 from rlkit_es.learners.recipes import fill_slots, find_recipe
 from rlkit_es.learners.requests import Requests
@@ -20,11 +21,15 @@ from rlkit_es.types import Batch
 class Learner(Protocol):
     """Changes a policy and its critic, batch by batch."""
 
-    def update(self, batch: Batch, learning_rate: float, remaining: float = 1.0) -> dict[str, float]:
+    def update(
+        self, batch: Batch, learning_rate: float, remaining: float = 1.0, estimator: Estimator | None = None
+    ) -> dict[str, float]:
         """Optimise on one batch; returns metrics by name."""
         ...
 
-    def updating(self, batch: Batch, learning_rate: float, remaining: float) -> Requests[dict[str, float]]:
+    def updating(
+        self, batch: Batch, learning_rate: float, remaining: float, estimator: Estimator | None = None
+    ) -> Requests[dict[str, float]]:
         """`update`, whose loops over minibatches are asked for."""
         ...
 

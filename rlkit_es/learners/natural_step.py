@@ -24,6 +24,7 @@ from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.adam import moments
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.critic_fit import CriticFit
+from rlkit_es.learners.estimates import Estimator
 from rlkit_es.learners.minibatch_loss import Minibatch
 from rlkit_es.learners.minibatch_step import MinibatchStep
 from rlkit_es.learners.recipes import Slots
@@ -83,13 +84,16 @@ class NaturalStep:
     def state_tensors(self) -> dict[str, Tensor]:
         return moments(self.critic.state)
 
-    def update(self, batch: Batch, learning_rate: float, remaining: float = 1.0) -> dict[str, float]:
+    def update(
+        self, batch: Batch, learning_rate: float, remaining: float = 1.0, estimator: Estimator | None = None
+    ) -> dict[str, float]:
         """Step the policy once and fit the critic.
 
         Args:
             batch: B samples of the current policy.
             learning_rate: scheduled; the critic's keeps its proportion to it.
             remaining: of training, from 1 at its start to 0: what a scheduled trust region goes by.
+            estimator: not needed: the one step is made before the critic changes.
 
         Returns:
             metrics by name: ``policy_loss`` minus the surrogate after the step, ``grad_norm`` and
@@ -103,7 +107,9 @@ class NaturalStep:
         return carried_out(self.updating(batch, learning_rate, remaining))
 
     @torch.no_grad()
-    def updating(self, batch: Batch, learning_rate: float, remaining: float) -> Requests[dict[str, float]]:
+    def updating(
+        self, batch: Batch, learning_rate: float, remaining: float, estimator: Estimator | None = None
+    ) -> Requests[dict[str, float]]:
         samples = Batch(*(field[batch.valid] for field in batch))
         sizes = self.ranks.sizes(len(samples.valid))
         max_kl = scheduled_settings(self.config, remaining).get("max_kl", self.config.max_kl)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from rlkit_es.core.gae import generalized_advantage
 from rlkit_es.core.losses import explained_variance
+from rlkit_es.learners.estimates import Estimates, Estimator
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.normalizers import RewardScaler
 from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.types import Batch, Rollout
+
+
+class Prepared(NamedTuple):
+    """A rollout, ready for the update."""
+
+    batch: Batch
+    explained_variance: float  # of the critic before the update
+    estimator: Estimator  # of the batch, with the normalisers as they are
 
 
 @torch.no_grad()
@@ -23,7 +34,7 @@ def prepare_batch(
     gae_lambda: float,
     sign_rewards: bool = False,
     ranks: Ranks = ALONE,
-) -> tuple[Batch, float]:
+) -> Prepared:
     """Advantages, value targets and the behaviour policy's parameters, in a few large operations.
 
     Args:
@@ -34,9 +45,6 @@ def prepare_batch(
         gae_lambda: GAE's.
         sign_rewards: take -1, 0 or 1 in place of each reward.
         ranks: whose rewards are scaled, and whose critic is judged, together.
-
-    Returns:
-        the batch, and the explained variance of the critic before its update.
     """
     observation = policy.normalize(rollout.observation).flatten(0, 1)
     if rollout.behaviour is None or rollout.value is None:
@@ -44,34 +52,37 @@ def prepare_batch(
         value = value.view_as(rollout.reward)
     else:
         behaviour, value = rollout.behaviour.flatten(0, 1), rollout.value
-    next_value = _next_values(rollout, policy, value)
-    reward, done = rollout.reward, rollout.done
-    if sign_rewards:
-        reward = reward.sign()
+    reward = rollout.reward.sign() if sign_rewards else rollout.reward
     if reward_scaler is not None:
-        reward = reward_scaler(reward, done, rollout.valid, ranks)
-    advantage, value_target = generalized_advantage(
-        reward,
-        value,
-        next_value,
-        rollout.terminated,
-        done,
-        gamma=gamma,
-        gae_lambda=gae_lambda,
-        valid=rollout.valid,
-    )
-    valid = rollout.valid.flatten()
+        reward = reward_scaler(reward, rollout.done, rollout.valid, ranks)
+
+    def estimates(policy: ActorCritic, value: Tensor) -> Estimates:
+        advantage, value_target = generalized_advantage(
+            reward,
+            value,
+            _next_values(rollout, policy, value),
+            rollout.terminated,
+            rollout.done,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            valid=rollout.valid,
+        )
+        return Estimates(advantage.flatten(), value_target.flatten())
+
+    @torch.no_grad()
+    def estimator(policy: ActorCritic) -> Estimates:
+        return estimates(policy, policy.value(observation).view_as(rollout.reward))
+
     batch = Batch(
         observation=observation,
         action=rollout.action.flatten(0, 1),
         behaviour=behaviour,
-        advantage=advantage.flatten(),
-        value_target=value_target.flatten(),
-        valid=valid,
+        **estimates(policy, value)._asdict(),
+        valid=rollout.valid.flatten(),
     )
-    judged = (value.flatten(), batch.value_target, valid)
+    judged = (value.flatten(), batch.value_target, batch.valid)
     explained = explained_variance(*map(ranks.gather, judged))
-    return batch, float(explained)
+    return Prepared(batch, float(explained), estimator)
 
 
 def _next_values(rollout: Rollout, policy: ActorCritic, value: Tensor) -> Tensor:

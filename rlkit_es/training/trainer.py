@@ -231,7 +231,7 @@ class Trainer:
         try:
             with acting_threads():
                 rollout = collector.collect(self.policy)
-            batch, explained_variance = prepare_batch(
+            prepared = prepare_batch(
                 rollout,
                 self.policy,
                 self.reward_scaler,
@@ -241,13 +241,16 @@ class Trainer:
                 ranks=self.ranks,
             )
             remaining = self._remaining()
-            update = yield from self.learner.updating(batch, self._learning_rate(remaining), remaining)
+            estimator = prepared.estimator if self.config.recompute_advantages else None
+            update = yield from self.learner.updating(
+                prepared.batch, self._learning_rate(remaining), remaining, estimator
+            )
         except NonFiniteError as error:
             raise NonFiniteError(f"iteration {self.progress.iteration}: {error}") from error
-        shift = policy_shift(self.policy, batch, self.config.dropout_threshold, self.ranks)
+        shift = policy_shift(self.policy, prepared.batch, self.config.dropout_threshold, self.ranks)
         # Only now: the update saw the normaliser that the rollout was acted with.
         if self.policy.normalizer is not None:
-            self.policy.normalizer.merge(rollout.observation.flatten(0, 1), batch.valid, self.ranks)
+            self.policy.normalizer.merge(rollout.observation.flatten(0, 1), prepared.batch.valid, self.ranks)
         self.episodes.track(rollout, self.ranks)
         steps, seconds = int(self.ranks.sum(rollout.valid.sum())), time.perf_counter() - started
         self.progress.env_steps += steps
@@ -260,7 +263,7 @@ class Trainer:
             **self.episodes.means(),
             **shift,
             **update,
-            "explained_variance": explained_variance,
+            "explained_variance": prepared.explained_variance,
         }
 
     def _evaluate(self, hooks: Hooks) -> dict[str, float]:

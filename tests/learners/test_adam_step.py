@@ -1,5 +1,7 @@
+import contextlib
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,9 @@ from update_examples import (
 from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.compilation import missing_compiler
+from rlkit_es.learners.estimates import Estimates
+from rlkit_es.learners.requests import LoopCall
+from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import Batch
 
 INF, NAN = math.inf, math.nan
@@ -321,3 +326,66 @@ def test_actions_without_a_log_std_have_no_rate_for_it() -> None:
         make_learner("ppo", config, policy).update(make_batch(policy), 1e-3)
         results.append(parameters_of(policy))
     assert torch.equal(*results)
+
+
+# --- advantages anew ---
+
+
+class Counting:
+    """Says of a batch what nobody else would, and something else each time."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch, self.given = batch, []
+
+    def __call__(self, policy: ActorCritic) -> Estimates:
+        self.given.append(parameters_of(policy).clone())
+        times = float(len(self.given))
+        return Estimates(self.batch.advantage + times, self.batch.value_target - times)
+
+
+def loop_calls(algo: str, estimating: bool = True, **changes: Any) -> tuple[list[LoopCall], Counting, Batch]:
+    """What an update asks for."""
+    policy = make_policy()
+    batch = make_batch(policy)
+    learner = make_learner(algo, make_config(learning_rate=3e-3, **changes), policy)
+    estimator = Counting(batch)
+    requests = learner.updating(batch, 3e-3, 1.0, estimator if estimating else None)
+    calls = []
+    with contextlib.suppress(StopIteration):
+        request = next(requests)
+        while True:
+            calls.append(request)
+            request = requests.send(request.alone())
+    return calls, estimator, batch
+
+
+def test_estimates_are_anew_before_every_epoch_but_the_first() -> None:
+    calls, estimator, batch = loop_calls("ppo", epochs=3, critic_epochs=3)
+    assert len(calls) == 3
+    assert len(estimator.given) == 2
+    for times, call in enumerate(calls):
+        torch.testing.assert_close(call.inputs.batch.advantage, batch.advantage + times)
+        torch.testing.assert_close(call.inputs.batch.value_target, batch.value_target - times)
+    # Each time by the critic as it had become.
+    assert not torch.equal(*estimator.given)
+
+
+def test_a_critic_that_goes_on_alone_learns_from_new_targets_too() -> None:
+    calls, _, batch = loop_calls("espo", epochs=3, critic_epochs=4, deviation_threshold=0.01)
+    assert [call.part for call in calls] == ["joint", "critic", "critic", "critic", "critic"]
+    for epoch, call in zip((0, 0, 1, 2, 3), calls, strict=True):
+        torch.testing.assert_close(call.inputs.batch.value_target, batch.value_target - epoch)
+
+
+def test_new_advantages_are_normalised_over_the_batch_where_the_first_were() -> None:
+    calls, _, batch = loop_calls("ppo", advantage_normalization="batch")
+    for call in calls:
+        own = call.inputs.batch.advantage[batch.valid]
+        assert abs(float(own.mean())) < 1e-5
+        assert float(own.std()) == pytest.approx(1, abs=0.01)
+
+
+def test_without_an_estimator_advantages_stay() -> None:
+    calls, estimator, batch = loop_calls("ppo", estimating=False)
+    assert not estimator.given
+    assert all(torch.equal(call.inputs.batch.advantage, batch.advantage) for call in calls)

@@ -34,7 +34,7 @@ SMALL = [
 ]
 SEEDS = (3, 4, 5)
 ALGOS: Mapping[str, list[str]] = {
-    "ppo": ["--epochs", "2"],
+    "ppo": ["--epochs", "2", "--recompute-advantages"],
     "espo": ["--epochs", "3", "--deviation-threshold", "0.1"],
     "sd_espo": ["--epochs", "2", "--deviation-threshold", "0.05", "--deviation-threshold-schedule", "linear"],
     "trpo": [],

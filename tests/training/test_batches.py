@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
@@ -18,6 +20,7 @@ from walks import (
 
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
+from rlkit_es.models.normalizers import RewardScaler
 from rlkit_es.training.batches import _next_values, prepare_batch
 from rlkit_es.training.config import Config
 from rlkit_es.training.trainer import Trainer
@@ -51,7 +54,7 @@ def brute_force_advantages(steps: list[Transition], policy: ActorCritic) -> list
 def test_advantages_bootstrap_from_the_true_final_observation(mode: AutoresetMode) -> None:
     policy = walk_policy(noisy=True)
     rollout = collector([walks(mode)], 40).collect(policy)
-    batch, _ = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=GAE_LAMBDA)
+    batch, *_ = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=GAE_LAMBDA)
     advantage = batch.advantage.view(40, -1)
     for env, seed in enumerate(SEEDS):
         actions = [t.action for t in transitions(rollout, env)]
@@ -64,7 +67,7 @@ def test_advantages_bootstrap_from_the_true_final_observation(mode: AutoresetMod
 def test_one_step_advantage_at_a_truncation_and_at_a_termination(mode: AutoresetMode) -> None:
     policy = walk_policy(noisy=True)
     rollout = collector([walks(mode)], 40).collect(policy)
-    batch, _ = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=0.0)
+    batch, *_ = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=0.0)
     value = policy.critic(policy.normalize(rollout.observation))
     final_value = policy.critic(policy.normalize(rollout.next_observation))
     found = (batch.advantage.view(40, -1) + value - rollout.reward) / GAMMA
@@ -91,12 +94,40 @@ def test_collecting_and_preparing_leave_policy_and_rollout_as_they_are(mode: Aut
     before = {name: x.clone() for name, x in policy.state_dict().items()}
     rollout = collector([walks(mode)], 20).collect(policy)
     copy = Rollout(**{name: field.clone() for name, field in held(rollout).items()})
-    batch, _ = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=GAE_LAMBDA)
+    batch, *_ = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=GAE_LAMBDA)
     assert all(torch.equal(x, before[name]) for name, x in policy.state_dict().items())
     assert all(torch.equal(x, y) for x, y in zip(held(rollout).values(), held(copy).values(), strict=True))
     assert batch.observation.shape == (100, 3)
     assert torch.equal(batch.valid, rollout.valid.flatten())
     assert (batch.advantage[~batch.valid] == 0).all()
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_an_estimator_says_of_another_critic_what_preparing_says_of_it(mode: AutoresetMode) -> None:
+    policy = walk_policy(noisy=True)
+    rollout = collector([walks(mode)], 20).collect(policy)
+    prepared = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=GAE_LAMBDA)
+    same = prepared.estimator(policy)
+    assert torch.equal(same.advantage, prepared.batch.advantage)
+    assert torch.equal(same.value_target, prepared.batch.value_target)
+    changed = copy.deepcopy(policy)
+    with torch.no_grad():
+        for parameter in changed.critic.parameters():
+            parameter.mul_(1.3)
+    by_changed = prepare_batch(rollout, changed, None, gamma=GAMMA, gae_lambda=GAE_LAMBDA).batch
+    found = prepared.estimator(changed)
+    assert torch.equal(found.advantage, by_changed.advantage)
+    assert torch.equal(found.value_target, by_changed.value_target)
+    assert not torch.allclose(found.advantage, same.advantage, atol=1e-3)
+
+
+def test_an_estimator_takes_the_rewards_that_were_scaled_once() -> None:
+    policy, scaler = walk_policy(noisy=True), RewardScaler(len(SEEDS), GAMMA, 10.0)
+    rollout = collector([walks(AutoresetMode.NEXT_STEP)], 20).collect(policy)
+    prepared = prepare_batch(rollout, policy, scaler, gamma=GAMMA, gae_lambda=GAE_LAMBDA)
+    counted = {name: x.clone() for name, x in scaler.state_dict().items()}
+    assert torch.equal(prepared.estimator(policy).advantage, prepared.batch.advantage)
+    assert all(torch.equal(x, counted[name]) for name, x in scaler.state_dict().items())
 
 
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "Humanoid-v4", "CartPole-v1"])
@@ -109,7 +140,7 @@ def test_the_ratio_is_one_on_the_first_minibatch(env_id: str, scale_actions: boo
     trainer.train(config.batch_size)
     policy = trainer.policy
     rollout = trainer.begin_segment().collect(policy)
-    batch, _ = prepare_batch(rollout, policy, trainer.reward_scaler, gamma=0.99, gae_lambda=0.95)
+    batch, *_ = prepare_batch(rollout, policy, trainer.reward_scaler, gamma=0.99, gae_lambda=0.95)
     some = torch.randperm(config.batch_size, generator=torch.Generator().manual_seed(0))[:37]
     new = policy.actor(batch.observation[some])
     stats = policy_stats(policy.distribution, new, batch.behaviour[some], batch.action[some])

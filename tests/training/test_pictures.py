@@ -154,8 +154,8 @@ def test_what_acting_on_shared_features_gives_is_kept_for_the_batch(shared: bool
     policy = policy_of_pages(share_encoder=shared)
     rollout = collector([pages(AutoresetMode.NEXT_STEP)], 5).collect(policy)
     assert (rollout.behaviour is not None) == (rollout.value is not None) == shared
-    kept, _ = prepare_batch(rollout, policy, None, gamma=0.9, gae_lambda=0.8)
-    anew, _ = prepare_batch(
+    kept, *_ = prepare_batch(rollout, policy, None, gamma=0.9, gae_lambda=0.8)
+    anew, *_ = prepare_batch(
         rollout._replace(behaviour=None, value=None), policy, None, gamma=0.9, gae_lambda=0.8
     )
     for name, value in anew._asdict().items():
@@ -173,7 +173,7 @@ def test_a_rollout_is_not_overwritten_by_the_next() -> None:
 def test_the_batch_is_the_pictures_as_they_are_without_a_copy() -> None:
     policy = policy_of_pages()
     rollout = collector([pages(AutoresetMode.NEXT_STEP)], 6).collect(policy)
-    batch, _ = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=0.9)
+    batch, *_ = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=0.9)
     assert batch.observation.dtype == torch.uint8
     assert memory(batch.observation) == memory(rollout.observation)
     assert torch.equal(batch.behaviour, policy.actor(batch.observation))
@@ -198,7 +198,7 @@ def test_advantages_bootstrap_from_the_true_final_picture(mode: AutoresetMode) -
     with torch.no_grad():
         policy.critic.network.bias_0.add_(3.0)
     rollout = collector([pages(mode)], 9).collect(policy)
-    batch, _ = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=0.0)
+    batch, *_ = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=0.0)
     value, following = (
         policy.value(seen.flatten(0, 1)).view(9, -1)
         for seen in (rollout.observation, rollout.next_observation)
@@ -218,11 +218,11 @@ def test_the_sign_of_rewards_is_learned_from_and_their_sum_is_reported() -> None
     rollout = collector([pages(AutoresetMode.NEXT_STEP)], 20).collect(policy)
     rollout = rollout._replace(reward=rollout.reward - 15)  # -5, 5, 15, ...
     settings = {"gamma": GAMMA, "gae_lambda": 0.9}
-    signed, _ = prepare_batch(rollout, policy, None, **settings, sign_rewards=True)
-    by_hand, _ = prepare_batch(
+    signed, *_ = prepare_batch(rollout, policy, None, **settings, sign_rewards=True)
+    by_hand, *_ = prepare_batch(
         rollout._replace(reward=rollout.reward.sign()), policy, None, **settings, sign_rewards=False
     )
-    raw, _ = prepare_batch(rollout, policy, None, **settings)
+    raw, *_ = prepare_batch(rollout, policy, None, **settings)
     assert torch.equal(signed.advantage, by_hand.advantage)
     assert torch.equal(signed.value_target, by_hand.value_target)
     assert not torch.allclose(signed.advantage, raw.advantage)
