@@ -50,10 +50,18 @@ _NATURAL: Mapping[str, Any] = {
     "minibatch_size": 64,  # of the critic
 }
 
+# Small steps of the policy spend the deviation on many of them, and the critic does not wait for them. Those
+# of the log standard deviation, one number an action dimension, are larger, or it would hardly be learned.
+_EARLY_STOPPING: Mapping[str, Any] = {
+    "learning_rate": 1e-4,
+    "critic_learning_rate": 3e-4,
+    "log_std_learning_rate": 5e-4,
+}
+
 RECIPES: Mapping[str, Recipe] = {
     "ppo": Recipe(surrogate="clip"),
     "trpo": Recipe(surrogate="ratio", step="natural", defaults=_NATURAL),
-    "espo": Recipe(surrogate="ratio", stop="ratio_deviation"),
+    "espo": Recipe(surrogate="ratio", stop="ratio_deviation", defaults=_EARLY_STOPPING),
     "sd_ppo": Recipe(surrogate="clip", mask="ratio_within"),
     "sd_trpo": Recipe(
         surrogate="ratio",
@@ -61,7 +69,12 @@ RECIPES: Mapping[str, Recipe] = {
         step="natural",
         defaults={**_NATURAL, "mask_at": "trial", "dropout_rate": 4.0},
     ),
-    "sd_espo": Recipe(surrogate="ratio", mask="ratio_within", stop="ratio_deviation"),
+    "sd_espo": Recipe(
+        surrogate="ratio",
+        mask="ratio_within",
+        stop="ratio_deviation",
+        defaults={**_EARLY_STOPPING, "dropout_threshold": 0.25},
+    ),
     "spo": Recipe(surrogate="spo"),
     "r2vpo": Recipe(surrogate="ratio", constraint="ratio_variance"),
     "ppo_adaptive": Recipe(

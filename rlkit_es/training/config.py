@@ -201,7 +201,7 @@ class Config(UpdateConfig):
         self._check_pictures()
         if self.recompute_advantages and recipe.step == "natural":
             raise UserError(
-                "recompute_advantages has no effect on a natural step, of which there is one, made before the "
+                "recompute_advantages has no effect on a natural step, the only one, made before the "
                 "critic changes: leave it out"
             )
         if self.batch_size < self.minibatch_size == UpdateConfig.minibatch_size:

@@ -17,6 +17,8 @@ _SINGLE_ENV: Settings = {
     "epochs": 10,
     "critic_epochs": None,
     "learning_rate": 3e-4,
+    "critic_learning_rate": None,
+    "log_std_learning_rate": None,
     "learning_rate_schedule": "linear",
     "value_coefficient": 0.25,
     "log_std_init": 0.0,

@@ -312,6 +312,7 @@ BY_STEP: dict[str, dict[str, Any]] = {
         "rollout_steps": 128,
         "epochs": 4,
         "learning_rate": 2.5e-4,
+        "critic_learning_rate": None,
         "clip_range": 0.1,
         "deviation_threshold": 0.1,
         "entropy_coefficient": 0.01,
