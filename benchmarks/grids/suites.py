@@ -99,6 +99,8 @@ _PPO_CHOICES = {
     "gamma_0.995": "--gamma 0.995",
     "rate_5e-4": "--learning-rate 5e-4",
     "slow_log_std_rate": "--log-std-learning-rate 1e-4",
+    "recomputed": "--recompute-advantages",
+    "recomputed_slow_log_std_rate": "--recompute-advantages --log-std-learning-rate 1e-4",
     "minibatch_128": "--minibatch-size 128",
     "minibatch_128_slow_log_std_rate": "--minibatch-size 128 --log-std-learning-rate 1e-4",
     "minibatch_64": "--minibatch-size 64",
@@ -120,23 +122,27 @@ _TRPO_CHOICES = {
     "short_rollouts": "--rollout-steps 16",
     "width_128": "--hidden-sizes 128 128",
 }
+_ONE_RATE = "--learning-rate 3e-4 --critic-learning-rate 3e-4 --log-std-learning-rate 3e-4"
 _SLOW = "--learning-rate 1e-4 --critic-learning-rate 1e-3"
 _LARGE_MINIBATCHES = (
     "--minibatch-size 512 --learning-rate 1e-4 --epochs 20 --log-std-learning-rate 1e-3 "
     "--critic-learning-rate 1e-3 --critic-epochs 20"
 )
 _ESPO_CHOICES = {
-    "minibatch_64": "--minibatch-size 64",
-    "log_std_-0.5": "--log-std-init -0.5",
-    "slow": _SLOW,
-    "slow_log_std_rate": f"{_SLOW} --log-std-learning-rate 1e-3",
+    "rate_3e-4": _ONE_RATE,
+    "rate_3e-4_minibatch_64": f"{_ONE_RATE} --minibatch-size 64",
+    "rate_3e-4_log_std_-0.5": f"{_ONE_RATE} --log-std-init -0.5",
+    "rate_3e-4_log_std_rate_1e-3": "--learning-rate 3e-4 --log-std-learning-rate 1e-3",
+    "slow_log_std_rate": f"{_SLOW} --log-std-learning-rate 1e-4",
+    "fast_log_std_rate": f"{_SLOW} --log-std-learning-rate 1e-3",
     "large_minibatches": _LARGE_MINIBATCHES,
     "threshold_0.1": "--deviation-threshold 0.1",
 }
 _SD_ESPO_CHOICES = {
-    "minibatch_64": "--minibatch-size 64",
-    "slow_dropout_0.25": f"{_SLOW} --dropout-threshold 0.25",
-    "large_minibatches_dropout_0.25": f"{_LARGE_MINIBATCHES} --dropout-threshold 0.25",
+    "rate_3e-4": _ONE_RATE,
+    "recomputed": "--recompute-advantages",
+    "dropout_0.5": "--dropout-threshold 0.5",
+    "large_minibatches": _LARGE_MINIBATCHES,
 }
 _NATURAL_DROPOUT = {"rate_1": "--dropout-rate 1", "rate_2": "--dropout-rate 2"}
 
