@@ -26,9 +26,15 @@ def make_config(**changes: Any) -> UpdateConfig:
 
 
 def make_config_for(algo: str, **changes: Any) -> UpdateConfig:
-    """With the recipe's own defaults but for few epochs, short natural steps, and masks that drop some."""
+    """With the recipe's own defaults but for few epochs, of steps that get somewhere, short natural steps,
+    and masks that drop some.
+    """
     few: dict[str, Any] = {"minibatch_size": 16, "critic_epochs": 3, "dropout_rate": 1.0}
-    few |= {"epochs": 3} if algo in ADAM else {"max_kl": 0.02, "max_kl_schedule": "constant"}
+    if algo in ADAM:
+        one_rate = {"learning_rate": 3e-4, "critic_learning_rate": None, "log_std_learning_rate": None}
+        few |= {"epochs": 3, **one_rate}
+    else:
+        few |= {"max_kl": 0.02, "max_kl_schedule": "constant"}
     return UpdateConfig(**(dict(find_recipe(algo).defaults) | few | changes))
 
 

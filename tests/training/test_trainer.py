@@ -123,7 +123,10 @@ def test_the_learner_is_told_how_much_of_training_is_left(
     trainer, history = Trainer(small(algo, learning_rate_schedule=schedule)), History()
     updating, told = trainer.learner.updating, []
 
-    def listening(batch: Batch, learning_rate: float, remaining: float) -> Requests[dict[str, float]]:
+    def listening(
+        batch: Batch, learning_rate: float, remaining: float, estimator: object
+    ) -> Requests[dict[str, float]]:
+        assert estimator is None  # nothing is to be recomputed
         told.append((learning_rate, remaining))
         return updating(batch, learning_rate, remaining)
 
