@@ -147,12 +147,10 @@ class AdamStep:
         generator = torch.Generator().manual_seed(seed)
         going = torch.ones_like(inputs.critic_on)
         report = self.state.steps.new_zeros(len(REPORT))
-        critic_inputs: StepInputs | None = None
+        features: Tensor | None = None
         for epoch in range(max(config.epochs, critic_epochs)):
             if epoch and estimator is not None:
-                estimates = estimator(self._policy)
-                inputs = self._with_estimates(inputs, *estimates)
-                critic_inputs = critic_inputs and self._with_estimates(critic_inputs, *estimates)
+                inputs = self._with_estimates(inputs, *estimator(self._policy))
             index, real, count = shuffled(
                 valid, inputs.everyones, config.minibatch_size, generator, self.ranks
             )
@@ -167,7 +165,9 @@ class AdamStep:
                 going, self.adaptive, report = state.going, state.adaptive, state.report
             if at < count and config.critic_epochs is not None and epoch < critic_epochs:
                 # The policy stays as it is from here on, and with it an encoder that the critic shares.
-                critic_inputs = critic_inputs or self._for_critic(inputs)
+                if features is None:
+                    features = self._policy.critic_input(inputs.batch.observation)
+                critic_inputs = inputs._replace(batch=inputs.batch._replace(observation=features))
                 state = StepState(torch.ones_like(going), self._critic_state, self.adaptive, report)
                 _, state = yield LoopCall(
                     "critic", self._critic_loop, state, critic_inputs, index, real, at, count
@@ -177,11 +177,6 @@ class AdamStep:
             elif at < count:
                 break
         return report
-
-    def _for_critic(self, inputs: StepInputs) -> StepInputs:
-        """What the critic takes in place of observations, worked out once for all its minibatches."""
-        observation = self._policy.critic_input(inputs.batch.observation)
-        return inputs._replace(batch=inputs.batch._replace(observation=observation))
 
 
 def _summarize(report: Tensor) -> dict[str, float]:
