@@ -140,8 +140,7 @@ def update(trained: Trained, config: Config, at: int) -> Shift:
     for name, tensor in learner.state_tensors().items():
         if name in moments and tensor.shape == moments[name].shape:
             tensor.copy_(moments[name])
-    estimator = prepared.estimator if config.recompute_advantages else None
-    metrics = learner.update(prepared.batch, config.learning_rate, estimator=estimator)
+    metrics = learner.update(prepared.batch, config.learning_rate, estimator=prepared.estimator)
     own_gain, _ = _gain(policy, _valid(prepared.batch))
     gain, kl = _gain(policy, trained.fresh)
     return Shift(own_gain, gain, kl, metrics["policy_steps"])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlkit_es.core.losses import normalize
-from rlkit_es.errors import NonFiniteError
+from rlkit_es.errors import NonFiniteError, UserError
 from rlkit_es.learners.adam import AdamState, init_state, moments, store
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.estimates import Estimator
@@ -92,8 +92,7 @@ class AdamStep:
             batch: B samples of the current policy.
             learning_rate: of the policy, now; the others keep their proportions to it.
             remaining: of training, from 1 at its start to 0: what scheduled thresholds go by.
-            estimator: of ``batch``, for advantages and value targets anew before every epoch but the first;
-                None: they stay as they are.
+            estimator: of ``batch``; needed where ``config.recompute_advantages``.
 
         Returns:
             metrics by name: losses, gradient norm and kept fraction as means over the minibatch steps
@@ -103,6 +102,7 @@ class AdamStep:
 
         Raises:
             NonFiniteError: a loss or the gradient is NaN or infinite.
+            UserError: advantages are to be recomputed, and there is no estimator.
         """
         return carried_out(self.updating(batch, learning_rate, remaining, estimator))
 
@@ -111,6 +111,10 @@ class AdamStep:
         self, batch: Batch, learning_rate: float, remaining: float, estimator: Estimator | None = None
     ) -> Requests[dict[str, float]]:
         config, device = self.config, batch.valid.device
+        if not config.recompute_advantages:
+            estimator = None
+        elif estimator is None:
+            raise UserError("recompute_advantages needs the batch's estimator: give the one of prepare_batch")
         rates = config.log_std_rate(learning_rate), learning_rate, config.critic_rate(learning_rate)
         inputs = StepInputs(
             learning_rate=torch.tensor(rates, device=device),

@@ -25,6 +25,10 @@ class UpdateConfig:
     """Passes over the batch for the critic, whatever the policy does. None: the critic stops when the
     policy stops, as in the ESPO authors' code; it then sees few updates where the policy stops early."""
 
+    recompute_advantages: bool = False
+    """Advantages and value targets anew before every epoch but the first, by the critic as it is by then
+    (Andrychowicz et al., arXiv:2006.05990): late epochs do not learn from what it believed before."""
+
     learning_rate: float = 3e-4
     """Adam step size. The first thing to lower when returns collapse, and to raise when the deviation
     of the ratio stays far under its threshold. A natural step has none: it is the critic's alone."""
@@ -147,7 +151,7 @@ class UpdateConfig:
         for slot in SLOTS:
             if getattr(self, slot) is not None:
                 check_name(slot, getattr(self, slot), names(slot))
-        check_types(self, bool, "True or False", "mask_value")
+        check_types(self, bool, "True or False", "mask_value", "recompute_advantages")
         check_counts(self, "minibatch_size", "epochs", "cg_iterations", "line_search_steps")
         check_range(self, "learning_rate", "adam_epsilon", above=0, high=1)
         check_range(self, "max_grad_norm", "dropout_threshold", "dropout_rate", above=0)

@@ -52,10 +52,6 @@ class Config(UpdateConfig):
     gae_lambda: float = 0.95
     """GAE's lambda: lower trusts the critic more and is less noisy."""
 
-    recompute_advantages: bool = False
-    """Advantages and value targets anew before every epoch but the first, by the critic as it is by then
-    (Andrychowicz et al., arXiv:2006.05990): late epochs do not learn from what it believed before."""
-
     network: str = "mlp"
     """mlp, or one of your own that you registered."""
 
@@ -169,7 +165,6 @@ class Config(UpdateConfig):
             "scale_actions",
             "sign_rewards",
             "episodic_life",
-            "recompute_advantages",
         )
         check_types(self, (bool, type(None)), "True, False or None", "share_encoder")
         check_types(self, (Path, type(None)), "a path", "run_dir")
@@ -199,11 +194,6 @@ class Config(UpdateConfig):
         ):
             raise UserError(f"hidden_sizes must be positive whole numbers, got {self.hidden_sizes!r}")
         self._check_pictures()
-        if self.recompute_advantages and recipe.step == "natural":
-            raise UserError(
-                "recompute_advantages has no effect on a natural step, the only one, made before the "
-                "critic changes: leave it out"
-            )
         if self.batch_size < self.minibatch_size == UpdateConfig.minibatch_size:
             object.__setattr__(self, "minibatch_size", self.batch_size)  # few environments ask for no more
         if self.minibatch_size > self.batch_size:

@@ -19,6 +19,7 @@ _SINGLE_ENV: Settings = {
     "learning_rate": 3e-4,
     "critic_learning_rate": None,
     "log_std_learning_rate": None,
+    "recompute_advantages": False,
     "learning_rate_schedule": "linear",
     "value_coefficient": 0.25,
     "log_std_init": 0.0,

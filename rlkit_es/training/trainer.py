@@ -241,9 +241,8 @@ class Trainer:
                 ranks=self.ranks,
             )
             remaining = self._remaining()
-            estimator = prepared.estimator if self.config.recompute_advantages else None
             update = yield from self.learner.updating(
-                prepared.batch, self._learning_rate(remaining), remaining, estimator
+                prepared.batch, self._learning_rate(remaining), remaining, prepared.estimator
             )
         except NonFiniteError as error:
             raise NonFiniteError(f"iteration {self.progress.iteration}: {error}") from error

@@ -16,6 +16,7 @@ from update_examples import (
     BOX,
     DISCRETE,
     NATURAL,
+    estimator_of,
     make_batch,
     make_config_for,
     make_policy,
@@ -24,9 +25,7 @@ from update_examples import (
 
 from rlkit_es.core.minibatches import shuffled_minibatches
 from rlkit_es.learners.diagnostics import policy_shift
-from rlkit_es.learners.estimates import Estimates
 from rlkit_es.learners.learner import make_learner
-from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.normalizers import RewardScaler, StatsModule
 from rlkit_es.ranks import ALONE, Group, Ranks
 from rlkit_es.types import Batch
@@ -41,22 +40,22 @@ class Case(NamedTuple):
     algo: str
     settings: Mapping[str, Any] = MappingProxyType({})
     valid: tuple[float, float] = (0.85, 0.6)  # share of each rank's samples
-    recomputed: bool = False  # advantages and value targets, before every epoch but the first
 
     def __str__(self) -> str:
         settings = "-".join(f"{name}={value}" for name, value in self.settings.items())
-        return f"{self.algo} {settings} {self.valid} {self.recomputed}"
+        return f"{self.algo} {settings} {self.valid}"
 
 
 SAME_VALID = (1.0, 1.0)
 MASKED: dict[str, Any] = {"dropout_threshold": 0.02}
+RECOMPUTED: dict[str, Any] = {"recompute_advantages": True}
 CASES = [
     *(Case(algo) for algo in (*ADAM, *NATURAL)),
     Case("ppo", {"advantage_normalization": "batch"}, SAME_VALID),
     Case("ppo", {"advantage_normalization": "none", "entropy_coefficient": 0.1}),
     Case("ppo", {"max_grad_norm": 0.01}),
-    Case("ppo", recomputed=True),
-    Case("sd_espo", {**MASKED, "advantage_normalization": "batch"}, SAME_VALID, recomputed=True),
+    Case("ppo", RECOMPUTED),
+    Case("sd_espo", {**MASKED, **RECOMPUTED, "advantage_normalization": "batch"}, SAME_VALID),
     Case("ppo", {}, (0.9, 0.0)),
     Case("trpo", {}, (0.9, 0.0)),
     Case("sd_ppo", {**MASKED, "mask_value": True}),
@@ -100,12 +99,8 @@ def outcome(case: Case, ranks: Ranks = ALONE) -> Outcome:
     batch = Batch(*map(ranks.own, batch_of(case)))
     learner = make_learner(case.algo, policy, config, torch.Generator().manual_seed(0), ranks=ranks)
 
-    def estimator(policy: ActorCritic) -> Estimates:
-        value = policy.value(batch.observation).detach()
-        return Estimates(batch.advantage - 0.5 * value, batch.value_target + 0.5 * value)
-
     for _ in range(2):
-        metrics = learner.update(batch, config.learning_rate, 0.7, estimator if case.recomputed else None)
+        metrics = learner.update(batch, config.learning_rate, 0.7, estimator_of(batch))
     return Outcome(parameters_of(policy), metrics, policy_shift(policy, batch, 0.01, ranks))
 
 

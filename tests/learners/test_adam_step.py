@@ -21,7 +21,7 @@ from update_examples import (
     updated,
 )
 
-from rlkit_es.errors import NonFiniteError
+from rlkit_es.errors import NonFiniteError, UserError
 from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.compilation import missing_compiler
 from rlkit_es.learners.estimates import Estimates
@@ -343,13 +343,14 @@ class Counting:
         return Estimates(self.batch.advantage + times, self.batch.value_target - times)
 
 
-def loop_calls(algo: str, estimating: bool = True, **changes: Any) -> tuple[list[LoopCall], Counting, Batch]:
+def loop_calls(algo: str, **changes: Any) -> tuple[list[LoopCall], Counting, Batch]:
     """What an update asks for."""
+    changes = {"recompute_advantages": True, **changes}
     policy = make_policy()
     batch = make_batch(policy)
     learner = make_learner(algo, make_config(learning_rate=3e-3, **changes), policy)
     estimator = Counting(batch)
-    requests = learner.updating(batch, 3e-3, 1.0, estimator if estimating else None)
+    requests = learner.updating(batch, 3e-3, 1.0, estimator)
     calls = []
     with contextlib.suppress(StopIteration):
         request = next(requests)
@@ -385,7 +386,16 @@ def test_new_advantages_are_normalised_over_the_batch_where_the_first_were() -> 
         assert float(own.std()) == pytest.approx(1, abs=0.01)
 
 
-def test_without_an_estimator_advantages_stay() -> None:
-    calls, estimator, batch = loop_calls("ppo", estimating=False)
+def test_advantages_stay_where_they_are_not_to_be_recomputed() -> None:
+    calls, estimator, batch = loop_calls("ppo", recompute_advantages=False)
     assert not estimator.given
     assert all(torch.equal(call.inputs.batch.advantage, batch.advantage) for call in calls)
+
+
+def test_advantages_cannot_be_recomputed_without_an_estimator() -> None:
+    policy = make_policy()
+    before = parameters_of(policy).clone()
+    learner = make_learner("ppo", make_config(recompute_advantages=True), policy)
+    with pytest.raises(UserError, match=r"^recompute_advantages needs the batch's estimator.*prepare_batch$"):
+        learner.update(make_batch(policy), 1e-3)
+    assert torch.equal(parameters_of(policy), before)

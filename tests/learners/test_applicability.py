@@ -19,6 +19,8 @@ ONLY_ADAM: dict[str, Any] = {
     "epochs": 3,
     "stop_when": "before",
     "entropy_coefficient": 0.01,
+    "log_std_learning_rate": 1e-3,
+    "recompute_advantages": True,
     SCHEDULE: "linear",
 }
 ONLY_NATURAL: dict[str, Any] = {

@@ -37,6 +37,7 @@ MATTERS: list[tuple[str, Any, str, dict[str, Any]]] = [
     ("epochs", 3, "ppo", {}),
     ("critic_epochs", 3, "ppo", {}),
     ("critic_epochs", None, "espo", STOPPING),
+    ("recompute_advantages", True, "ppo", {}),
     ("learning_rate", 2e-3, "ppo", {}),
     ("critic_learning_rate", 2e-3, "ppo", {}),
     ("log_std_learning_rate", 2e-3, "ppo", {}),

@@ -7,6 +7,7 @@ import torch
 
 from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.estimates import Estimates, Estimator
 from rlkit_es.learners.learner import make_learner as make_any_learner
 from rlkit_es.learners.natural_step import NaturalStep
 from rlkit_es.learners.recipes import RECIPES, fill_slots, find_recipe
@@ -26,13 +27,13 @@ def make_config(**changes: Any) -> UpdateConfig:
 
 
 def make_config_for(algo: str, **changes: Any) -> UpdateConfig:
-    """With the recipe's own defaults but for few epochs, of steps that get somewhere, short natural steps,
-    and masks that drop some.
+    """With the recipe's own defaults but for few epochs, of steps that get somewhere, on one estimate of the
+    advantages; short natural steps; masks that drop some.
     """
     few: dict[str, Any] = {"minibatch_size": 16, "critic_epochs": 3, "dropout_rate": 1.0}
     if algo in ADAM:
         one_rate = {"learning_rate": 3e-4, "critic_learning_rate": None, "log_std_learning_rate": None}
-        few |= {"epochs": 3, **one_rate}
+        few |= {"epochs": 3, "recompute_advantages": False, **one_rate}
     else:
         few |= {"max_kl": 0.02, "max_kl_schedule": "constant"}
     return UpdateConfig(**(dict(find_recipe(algo).defaults) | few | changes))
@@ -126,8 +127,19 @@ def parameters_after(algo: str, config: UpdateConfig, remaining: float = 1.0) ->
     policy = make_policy()
     batch = make_batch(policy)
     learner = make_any_learner(algo, policy, config, torch.Generator().manual_seed(0))
-    learner.update(batch, config.learning_rate, remaining)
+    learner.update(batch, config.learning_rate, remaining, estimator_of(batch))
     return parameters_of(policy)
+
+
+def estimator_of(batch: Batch) -> Estimator:
+    """What a batch's critic thinks, for advantages of which it is a part."""
+
+    @torch.no_grad()
+    def estimator(policy: ActorCritic) -> Estimates:
+        value = policy.value(batch.observation)
+        return Estimates(batch.advantage - 0.5 * value, batch.value_target + 0.5 * value)
+
+    return estimator
 
 
 def actor_size(policy: ActorCritic) -> int:

@@ -44,7 +44,6 @@ ALTERNATIVES: dict[str, Any] = {
     "normalize_rewards": False,
     "reward_clip": 0.01,
     "scale_actions": False,
-    "recompute_advantages": True,
     "backend": "gymnasium",
     "checkpoint_every": 128,
     "network": "narrow",
@@ -304,7 +303,6 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "normalize_rewards": ("no", None),
     "reward_clip": NOT_POSITIVE,
     "scale_actions": ("no", None),
-    "recompute_advantages": ("no", None, 1),
     "encoder": ("nature", "", None, 3),
     "share_encoder": ("yes", 1, 0.5),
     "precision": ("half", "float16", None, 32),
@@ -326,6 +324,7 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "minibatch_size": NOT_COUNTS,
     "epochs": NOT_COUNTS,
     "critic_epochs": (0, -1, 1.5, True, "10"),
+    "recompute_advantages": ("no", None, 1),
     "learning_rate": (*NOT_RATES, None),
     "critic_learning_rate": NOT_RATES,
     "log_std_learning_rate": NOT_RATES,
@@ -450,14 +449,6 @@ def test_a_misspelt_setting_names_the_closest(wrong: str, right: str) -> None:
 def test_an_unknown_algorithm_names_the_closest() -> None:
     with pytest.raises(UserError, match=r"unknown algorithm 'esp'; did you mean espo"):
         Config.for_algorithm("esp")
-
-
-@pytest.mark.parametrize("algo", ["trpo", "sd_trpo"])
-def test_a_natural_step_refuses_to_recompute_advantages(algo: str) -> None:
-    with pytest.raises(
-        UserError, match=r"^recompute_advantages has no effect on a natural step.*leave it out$"
-    ):
-        Config.for_algorithm(algo, recompute_advantages=True)
 
 
 def test_overrides_win_over_the_recipe() -> None:

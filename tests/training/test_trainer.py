@@ -8,6 +8,7 @@ import torch
 import toy_envs  # noqa: F401  # registers its ids
 
 from rlkit_es.errors import NonFiniteError, UserError
+from rlkit_es.learners.estimates import Estimator
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.learners.requests import Requests
 from rlkit_es.runs.experiment import History
@@ -124,11 +125,10 @@ def test_the_learner_is_told_how_much_of_training_is_left(
     updating, told = trainer.learner.updating, []
 
     def listening(
-        batch: Batch, learning_rate: float, remaining: float, estimator: object
+        batch: Batch, learning_rate: float, remaining: float, estimator: Estimator
     ) -> Requests[dict[str, float]]:
-        assert estimator is None  # nothing is to be recomputed
         told.append((learning_rate, remaining))
-        return updating(batch, learning_rate, remaining)
+        return updating(batch, learning_rate, remaining, estimator)
 
     monkeypatch.setattr(trainer.learner, "updating", listening)
     trainer.train(200, Hooks([history]))
@@ -144,6 +144,17 @@ def test_the_learner_is_told_how_much_of_training_is_left(
     for learning_rate, remaining in told:
         assert 0 < remaining <= 1
         assert learning_rate == pytest.approx(full_rate * (remaining if schedule == "linear" else 1))
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_advantages_are_recomputed_from_the_second_epoch_on(epochs: int) -> None:
+    passes = {"epochs": epochs, "critic_epochs": epochs}
+    (once, parameters), (anew, others) = (
+        trained(small(recompute_advantages=recompute, **passes), 32) for recompute in (False, True)
+    )
+    assert len(once) == 1
+    assert (once[0]["policy_loss"] == anew[0]["policy_loss"]) is (epochs == 1)
+    assert all(torch.equal(x, others[name]) for name, x in parameters.items()) is (epochs == 1)
 
 
 def test_a_shrinking_threshold_stops_sooner_from_the_second_iteration_on() -> None:
