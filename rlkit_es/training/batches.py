@@ -55,12 +55,13 @@ def prepare_batch(
     reward = rollout.reward.sign() if sign_rewards else rollout.reward
     if reward_scaler is not None:
         reward = reward_scaler(reward, rollout.done, rollout.valid, ranks)
+    unseen = _unseen(rollout, policy)
 
     def estimates(policy: ActorCritic, value: Tensor) -> Estimates:
         advantage, value_target = generalized_advantage(
             reward,
             value,
-            _next_values(rollout, policy, value),
+            _next_values(policy, value, unseen),
             rollout.terminated,
             rollout.done,
             gamma=gamma,
@@ -85,13 +86,18 @@ def prepare_batch(
     return Prepared(batch, float(explained), estimator)
 
 
-def _next_values(rollout: Rollout, policy: ActorCritic, value: Tensor) -> Tensor:
-    """V(s_{t+1}) of the true next observations, (T, N).
+def _unseen(rollout: Rollout, policy: ActorCritic) -> Tensor:
+    """True next observations that no row begins with, of the last K steps, (K * N, ...), normalised.
 
-    Row t + 1 mostly begins with row t's next observation, whose value is then known already.
+    Row t + 1 mostly begins with row t's next observation: K is then 1, else T.
     """
     following, same = rollout.next_observation[:-1], rollout.observation[1:]
     known = following.data_ptr() == same.data_ptr() or bool((following == same).all())
-    first = len(value) - 1 if known else 0
-    unknown = policy.value(policy.normalize(rollout.next_observation[first:].flatten(0, 1)))
-    return torch.cat([value[1 : first + 1], unknown.view(-1, value.shape[1])])
+    first = len(same) if known else 0
+    return policy.normalize(rollout.next_observation[first:].flatten(0, 1))
+
+
+def _next_values(policy: ActorCritic, value: Tensor, unseen: Tensor) -> Tensor:
+    """V(s_{t+1}) of the true next observations, (T, N)."""
+    last = policy.value(unseen).view(-1, value.shape[1])
+    return torch.cat([value[1 : len(value) - len(last) + 1], last])

@@ -21,7 +21,7 @@ from walks import (
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
 from rlkit_es.models.normalizers import RewardScaler
-from rlkit_es.training.batches import _next_values, prepare_batch
+from rlkit_es.training.batches import _next_values, _unseen, prepare_batch
 from rlkit_es.training.config import Config
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Rollout
@@ -85,7 +85,8 @@ def test_next_values_are_the_critics_of_the_next_observations(mode: AutoresetMod
     expected = policy.critic(policy.normalize(rollout.next_observation))
     shared = torch.equal(rollout.next_observation[:-1], rollout.observation[1:])
     assert shared == (mode is AutoresetMode.NEXT_STEP)
-    torch.testing.assert_close(_next_values(rollout, policy, value), expected, rtol=1e-5, atol=1e-6)
+    next_values = _next_values(policy, value, _unseen(rollout, policy))
+    torch.testing.assert_close(next_values, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", AutoresetMode)
