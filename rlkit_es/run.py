@@ -7,12 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import tyro
-
 from rlkit_es.commands import seeds_together
 from rlkit_es.commands.exit_code import exit_code
 from rlkit_es.commands.options import import_modules, take
 from rlkit_es.commands.resumption import PROGRAM, changed_config, command_to_go_on, result_of, say
+from rlkit_es.commands.settings import parse_config
 from rlkit_es.errors import UserError
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.ranks import ALONE, Ranks
@@ -72,10 +71,9 @@ def parse(arguments: Sequence[str]) -> Config:
         algo = "espo"
     if algo is None:
         raise UserError(f"--algo is needed: one of {', '.join(RECIPES)}; or --resume RUN_DIR")
-    return tyro.cli(
-        Config,
-        args=list(arguments),
-        default=Config.for_algorithm(algo, preset=preset, **({} if env is None else {"env": env})),
+    return parse_config(
+        arguments,
+        Config.for_algorithm(algo, preset=preset, **({} if env is None else {"env": env})),
         prog=PROGRAM,
         description=(
             "Train a policy. Defaults shown are those of the algorithm named by --algo for environments like "

@@ -146,6 +146,18 @@ def test_the_exit_code_reaches_the_shell(program: Sequence[str], arguments: str)
     assert line.startswith("error: ")
 
 
+@pytest.mark.parametrize("command", ["run.main(['--help'])", "cli.main(['algos'])"])
+def test_a_reader_who_has_seen_enough_gets_no_traceback(command: str) -> None:
+    program = f"import sys; from rlkit_es import cli, run; sys.exit({command})"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as printing:
+        assert printing.stdout is not None
+        printing.stdout.close()
+        _, errors = printing.communicate(timeout=60)
+    assert (errors, printing.returncode) == ("", 1)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
-import inspect
 import io
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rlkit_es import cli
-from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.commands.settings import grouped_meanings
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.training.config import Config
 from rlkit_es.training.defaults import env_defaults
 
-# The first setting of each group, in the order of the dataclasses: a new setting is where its source is.
-GROUPS: Mapping[str, str] = {
-    "algo": "The experiment",
-    "num_envs": "Rollouts and advantages",
-    "network": "Networks",
-    "normalize_observations": "What the policy sees, earns and does",
-    "eval_episodes": "Evaluation, checkpoints, logs",
-    "device": "The machine",
-    "minibatch_size": "The update",
-    "surrogate": "Slots",
-    "clip_range": "How far, and which samples",
-    "constraint_limit": "Constraints",
-    "cg_iterations": "Natural steps",
-}
 _KINDS = {"`ALE/...`": "ALE/Pong-v5", "`dm_control/...`": "dm_control/cheetah-run-v0"}
 _HELP_WIDTH = "100"
 
@@ -38,11 +22,6 @@ _HELP_WIDTH = "100"
 def settings_page() -> str:
     """Markdown: every flag with its default and meaning, in groups, and whose defaults differ."""
     return "\n\n".join([_flags(), _own_defaults(), _commands()])
-
-
-def meanings() -> dict[str, str]:
-    """What the source says under each field, by its name, in the order of the page."""
-    return {**_documented(Config), **_documented(UpdateConfig)}
 
 
 def flag(name: str) -> str:
@@ -54,12 +33,12 @@ def _flags() -> str:
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
     hints = get_type_hints(Config)
     lines: list[str] = []
-    for name, meaning in meanings().items():
-        if name in GROUPS:
-            lines += ["", f"### {GROUPS[name]}", "", "| flag | default | meaning |", "|---|---|---|"]
-        required = defaults[name] is dataclasses.MISSING
-        shown = "" if required else f"`{_typed(defaults[name])}`"
-        lines.append(f"| `{_spelled(name, hints[name])}` | {shown} | {_cell(meaning)} |")
+    for title, settings in grouped_meanings().items():
+        lines += ["", f"### {title}", "", "| flag | default | meaning |", "|---|---|---|"]
+        for name, meaning in settings.items():
+            required = defaults[name] is dataclasses.MISSING
+            shown = "" if required else f"`{_typed(defaults[name])}`"
+            lines.append(f"| `{_spelled(name, hints[name])}` | {shown} | {_cell(meaning)} |")
     return "\n".join(["## Every setting", *lines])
 
 
@@ -95,18 +74,6 @@ def _help(command: str) -> str:
         os.environ.clear()
         os.environ |= environment
     return "\n".join(line.rstrip() for line in printed.getvalue().strip().splitlines())
-
-
-def _documented(cls: type) -> dict[str, str]:
-    """The string under each annotated field of ``cls`` itself."""
-    body = ast.parse(inspect.getsource(cls)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for statement, after in zip(body.body, [*body.body[1:], ast.Pass()], strict=True):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            found[statement.target.id] = inspect.cleandoc(str(after.value.value)) if documented else ""
-    return found
 
 
 def _spelled(name: str, hint: Any) -> str:

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import tyro
-
+from rlkit_es.commands.settings import parse_config
 from rlkit_es.ranks import Ranks
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
@@ -19,10 +18,9 @@ PROGRAM = "python -m rlkit_es.run"
 
 def changed_config(saved: Config, directory: Path, arguments: Sequence[str]) -> Config:
     """The settings of the run in ``directory``, with what ``arguments`` say in their place."""
-    return tyro.cli(
-        Config,
-        args=list(arguments),
-        default=saved,
+    return parse_config(
+        arguments,
+        saved,
         prog=f"{PROGRAM} --resume {directory}",
         description="Go on with a run. Defaults shown are its settings.",
     )
