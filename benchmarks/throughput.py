@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "date": date,
         "git revision": revision,
         "rounds": str(rounds),
-        "threads": f"torch 1 (the peers {options.peer_threads}), environments one a core",
+        "threads": (
+            f"torch 1 (the peers {options.peer_threads}; Atari: one a core for all), environments one a core"
+        ),
         **describe_machine(),
     }
     try:

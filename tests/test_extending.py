@@ -30,7 +30,7 @@ def test_every_program_of_the_page_runs(program: str) -> None:
 
 
 def test_the_page_shows_every_kind_of_extension() -> None:
-    assert len(PROGRAMS) == 5
+    assert len(PROGRAMS) == 6
     for kind in registration._TABLES:
         assert f'register("{kind}")' in PAGE
 
@@ -107,6 +107,18 @@ def test_settings_reach_own_functions() -> None:
 
     rlkit_es.PPO("Pendulum-v1", stop="curious", max_kl=0.7, deviation_threshold=0.9, **QUICK).learn(128)
     assert set(seen) == {(0.7, 0.9, 3)}
+
+
+def test_settings_reach_a_constraint_too() -> None:
+    seen = []
+
+    @rlkit_es.register("constraint")
+    def curious(stats, clip_range, own=3):  # type: ignore[no-untyped-def]
+        seen.append((clip_range, own))
+        return stats.kl
+
+    rlkit_es.PPO("Pendulum-v1", constraint="curious", clip_range=0.3, **QUICK).learn(128)
+    assert set(seen) == {(0.3, 3)}
 
 
 def test_a_network_is_fixed_by_the_seed_alone() -> None:
