@@ -34,9 +34,11 @@ class Algorithm:
         UserError: a setting or the environment cannot be used; the message says what to write.
     """
 
-    recipe: ClassVar[str]
+    recipe: ClassVar[str | None] = None
 
     def __init__(self, env: str, *, seed: int = 0, preset: str | None = None, **settings: Any) -> None:
+        if self.recipe is None:
+            raise UserError("Algorithm has no recipe: use one of its classes, such as PPO or ESPO")
         self._begin(Trainer(Config.for_algorithm(self.recipe, preset=preset, env=env, seed=seed, **settings)))
 
     @classmethod
@@ -56,7 +58,7 @@ class Algorithm:
         """
         loaded = find_checkpoint(Path(path), checkpoint)
         config = config_of(loaded, device=device)
-        if config.algo != cls.recipe:
+        if cls.recipe not in (None, config.algo):
             raise CheckpointError(f"{path} is of {config.algo}, not of {cls.recipe}: use rlkit_es.load")
         return cls.of(restored(loaded, config), from_file=True)
 
@@ -100,18 +102,18 @@ class Algorithm:
 
     def learn(
         self,
-        total_steps: int,
+        total_steps: int | None = None,
         *,
         progress: bool = False,
         loggers: Sequence[Logger] = (),
         callbacks: Sequence[Callback] = (),
     ) -> Self:
-        """Train for ``total_steps`` environment steps; again to go on, with the schedules run anew.
+        """Train for ``total_steps`` environment steps; call it again to go on, with the schedules run anew.
 
         With ``run_dir`` set, the run is recorded there and evaluated at the end, as on the command line.
 
         Args:
-            total_steps: to add.
+            total_steps: to add; None: those of the configuration.
             progress: whether to show it on the terminal.
             loggers: that take the metrics of every iteration.
             callbacks: that are called as training goes on.
@@ -121,15 +123,16 @@ class Algorithm:
             UserError: an environment failed, or a file cannot be written.
         """
         self._require_environment()
-        run(self._trainer, total_steps, progress=progress, loggers=loggers, callbacks=callbacks)
+        steps = self.config.total_steps if total_steps is None else total_steps
+        run(self._trainer, steps, progress=progress, loggers=loggers, callbacks=callbacks)
         return self
 
     def predict(self, observation: np.ndarray, *, deterministic: bool = True) -> np.ndarray:
         """Actions for raw observations, ready for ``env.step``.
 
         Args:
-            observation: (O,) one, or (N, O) a batch; Dict observations flattened in key order. Pictures
-                are (C, H, W), or (N, C, H, W), uint8.
+            observation: (O,) one, or (N, O) a batch; Dict observations as `gymnasium.spaces.flatten` gives
+                them. Pictures are (C, H, W), or (N, C, H, W), uint8.
             deterministic: the mode; False samples.
 
         Returns:

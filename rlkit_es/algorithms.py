@@ -14,6 +14,7 @@ from rlkit_es.runs.experiment import go_on
 from rlkit_es.runs.resume import continued, open_together
 from rlkit_es.training.callbacks import Callback, Logger
 from rlkit_es.training.checkpoint import config_of, restored
+from rlkit_es.training.config import require_known
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.joining import current_ranks
 
@@ -108,6 +109,7 @@ def resume(
         CheckpointError: every checkpoint is damaged.
         UserError: there is no run, a setting may not change, or as of `Algorithm.learn`.
     """
+    require_known(changes)
     ranks = current_ranks()
     saved = open_together(Path(run_dir), ranks)
     trainer, _ = continued(saved, dataclasses.replace(saved.config, **changes), ranks)
@@ -128,9 +130,14 @@ def evaluate(
 
     Returns:
         raw ``returns`` and ``lengths``, with ``return_mean`` and ``return_std``.
+
+    Raises:
+        UserError: there are no episodes, the seed is out of range, or the environment failed.
     """
     if episodes < 1:
         raise UserError(f"episodes must be at least 1, got {episodes}")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise UserError(f"seed must be a whole number from 0 to {2**63 - 1}, got {seed}")
     agent._require_environment()
     return evaluate_policy(
         agent.policy,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rlkit_es import run
 from rlkit_es.commands import algos, evaluate, export, play, plot, record
-from rlkit_es.commands.exit_code import EXIT_USER_ERROR
+from rlkit_es.commands.exit_code import EXIT_USER_ERROR, exit_code
 from rlkit_es.errors import suggestion
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Hand the arguments to their subcommand; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: rlkit-es {{{','.join(COMMANDS)}}} ...\n\nrlkit-es COMMAND --help explains each.")
-        return 0 if arguments else EXIT_USER_ERROR
+        usage = f"usage: rlkit-es {{{','.join(COMMANDS)}}} ...\n\nrlkit-es COMMAND --help explains each."
+        return exit_code(lambda: print(usage)) or (0 if arguments else EXIT_USER_ERROR)
     if arguments[0] not in COMMANDS:
         print(
             f"error: unknown command {arguments[0]!r}; {suggestion(arguments[0], COMMANDS)}", file=sys.stderr

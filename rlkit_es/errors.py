@@ -21,6 +21,11 @@ class NonFiniteError(UserError):
     """A quantity became NaN or infinite; the message names it."""
 
 
+def diverged(what: str) -> NonFiniteError:
+    """The error for what learning itself has made NaN or infinite: going on would only do it again."""
+    return NonFiniteError(f"{what} is not finite: begin a new run with a lower learning rate")
+
+
 class CheckpointError(UserError):
     """A checkpoint or model file is damaged, or not one of this library."""
 

@@ -115,8 +115,22 @@ def test_learning_for_no_whole_number_of_steps_is_refused(cartpole: Algorithm, s
 
 
 def test_an_environment_in_place_of_its_id_is_refused() -> None:
-    with pytest.raises(UserError, match=r"\bid\b|\benv\b"):
+    with pytest.raises(UserError, match=r"env must be an id, got TimeLimit: .*gymnasium\.register"):
         PPO(gym.make("CartPole-v1"), **SMALL)
+
+
+def test_the_class_of_all_algorithms_trains_nothing_and_loads_everything(
+    pendulum: Algorithm, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="such as PPO or ESPO"):
+        Algorithm("CartPole-v1")
+    loaded = Algorithm.load(pendulum.save(tmp_path / "any"))
+    assert loaded.config.algo == pendulum.config.algo
+    assert equal(loaded, pendulum)
+
+
+def test_learning_takes_the_steps_of_the_configuration_where_none_are_given() -> None:
+    assert PPO("CartPole-v1", **SMALL, total_steps=200).learn().env_steps >= 200
 
 
 def test_a_run_directory_may_be_a_string(tmp_path: Path) -> None:
@@ -166,6 +180,8 @@ def test_a_run_that_was_stopped_is_resumed_from_python(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "evaluation.json").exists()
     with pytest.raises(UserError, match="in this run"):
         rlkit_es.resume(tmp_path / "run", gamma=0.9)
+    with pytest.raises(UserError, match="unknown setting 'total_step'; did you mean total_steps"):
+        rlkit_es.resume(tmp_path / "run", total_step=1000)
 
 
 def equal(a: Algorithm, b: Algorithm) -> bool:
@@ -274,6 +290,12 @@ def test_evaluating_leaves_the_agent_as_it_is(pendulum: Algorithm) -> None:
     assert rlkit_es.evaluate(pendulum, 3, seed=1) != result
     assert rlkit_es.evaluate(pendulum, 3, deterministic=False) != result
     assert all((x == before[name]).all() for name, x in pendulum.policy.state_dict().items())
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_evaluating_with_what_is_no_seed_is_refused(pendulum: Algorithm, seed: int) -> None:
+    with pytest.raises(UserError, match=f"seed must be .*, got {seed}"):
+        rlkit_es.evaluate(pendulum, 1, seed=seed)
 
 
 @pytest.mark.parametrize("episodes", [0, -1])

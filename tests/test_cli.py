@@ -146,7 +146,16 @@ def test_the_exit_code_reaches_the_shell(program: Sequence[str], arguments: str)
     assert line.startswith("error: ")
 
 
-@pytest.mark.parametrize("command", ["run.main(['--help'])", "cli.main(['algos'])"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run.main(['--help'])",
+        *(
+            f"cli.main({a})"
+            for a in (["algos"], ["algos", "--help"], ["evaluate", "-h"], ["-h"], ["plot", "-h"])
+        ),
+    ],
+)
 def test_a_reader_who_has_seen_enough_gets_no_traceback(command: str) -> None:
     program = f"import sys; from rlkit_es import cli, run; sys.exit({command})"
     with subprocess.Popen(

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from rlkit_es.algorithms import ALGORITHMS
-from rlkit_es.commands.exit_code import EXIT_USER_ERROR
+from rlkit_es.commands.exit_code import exit_code
+from rlkit_es.errors import UserError
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.training.presets import PRESETS
 
@@ -20,13 +21,15 @@ _USAGE = "usage: rlkit-es algos\n\nList the recipes with their slots, and the pr
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    return exit_code(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str]) -> None:
+    if arguments and arguments[0] not in ("-h", "--help"):
+        raise UserError("rlkit-es algos takes no arguments")
     if arguments:
-        asked = arguments[0] in ("-h", "--help")
-        print(
-            _USAGE if asked else "error: rlkit-es algos takes no arguments",
-            file=None if asked else sys.stderr,
-        )
-        return 0 if asked else EXIT_USER_ERROR
+        print(_USAGE)
+        return
     table = Table(box=None, pad_edge=False)
     for heading in _HEADINGS:
         table.add_column(heading, no_wrap=True)
@@ -40,4 +43,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print("\n--surrogate, --mask, --stop and --constraint fill a slot otherwise.")
     for preset, by_algorithm in PRESETS.items():
         console.print(f"--preset {preset}: {', '.join(by_algorithm)}")
-    return 0

@@ -23,8 +23,10 @@ def exit_code(command: Callable[[], None]) -> int:
     """
     try:
         with interruptible():
-            command()
-        sys.stdout.flush()
+            try:
+                command()
+            finally:
+                sys.stdout.flush()
     except AlreadySaidError:
         return EXIT_USER_ERROR
     except UserError as error:

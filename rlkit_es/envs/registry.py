@@ -96,13 +96,18 @@ def make_vector_envs(
         groups = 1
     groups = min(groups, num_envs)
     sizes = [len(range(group, num_envs, groups)) for group in range(groups)]
-    threads = max(1, (threads or os.cpu_count() or 1) // groups)
+    threads = max(1, (threads or usable_cores()) // groups)
     try:
         return [_make(env_id, size, chosen, threads, atari or AtariSettings()) for size in sizes]
     except UserError:
         raise
     except Exception as error:  # whatever the environment does when it is made
         raise UserError(f"cannot make {env_id!r}: {first_line(error)}") from error
+
+
+def usable_cores() -> int:
+    """Processors that this process may use: what a scheduler gave it, not what the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _make(env_id: str, size: int, backend: Backend, threads: int, atari: AtariSettings) -> VectorEnv:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlkit_es.core.losses import normalize
-from rlkit_es.errors import NonFiniteError, UserError
+from rlkit_es.errors import UserError, diverged
 from rlkit_es.learners.adam import AdamState, init_state, moments, store
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.estimates import Estimator
@@ -187,7 +187,7 @@ def _summarize(report: Tensor) -> dict[str, float]:
     sums = dict(zip(REPORT, report.tolist(), strict=True))
     for name, column in zip(REPORT, report, strict=True):
         if not column.isfinite():
-            raise NonFiniteError(f"{name} is not finite")
+            raise diverged(name)
     policy_steps, critic_steps = max(sums["policy_steps"], 1.0), max(sums["critic_steps"], 1.0)
     return {
         **sums,

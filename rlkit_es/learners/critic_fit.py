@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from rlkit_es.errors import NonFiniteError
+from rlkit_es.errors import diverged
 from rlkit_es.learners.adam import init_state, store
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.loops import Loop, PythonLoop, fast_loop
@@ -67,5 +67,5 @@ class CriticFit:
             report = state.report
         sums = dict(zip(REPORT, report.tolist(), strict=True))
         if not math.isfinite(sums["value_loss"]):
-            raise NonFiniteError("value_loss is not finite")
+            raise diverged("value_loss")
         return sums["value_loss"] / max(sums["critic_steps"], 1.0), sums["critic_steps"]

@@ -20,7 +20,7 @@ from rlkit_es.core.trust_region import (
     gauss_newton_product,
     trust_region_step,
 )
-from rlkit_es.errors import NonFiniteError
+from rlkit_es.errors import diverged
 from rlkit_es.learners.adam import moments
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.critic_fit import CriticFit
@@ -206,7 +206,7 @@ class NaturalStep:
         (gradient,) = torch.autograd.grad(surrogate, start.parameters, retain_graph=True)
         gradient = self.ranks.sum(gradient)
         if not gradient.isfinite().all():
-            raise NonFiniteError("the gradient of the surrogate is not finite")
+            raise diverged("the gradient of the surrogate")
         return gradient
 
     def _full_step(self, start: _Start, gradient: Tensor) -> Tensor:

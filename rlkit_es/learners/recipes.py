@@ -1,11 +1,12 @@
 """The table of algorithms: each is a choice for every slot.
 
-A slot is a pure function of `rlkit_es.core`. Its first two arguments are the data; the names of the
-others are fields of `UpdateConfig`. So a new idea is one function and one line here.
+A slot is a pure function of `rlkit_es.core`. Its first two arguments (of a constraint the first) are the
+data; the names of the others are fields of `UpdateConfig`. So a new idea is one function and one line here.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -118,17 +119,28 @@ def fill_slots(recipe: Recipe, config: UpdateConfig) -> Slots:
         surrogate=_bind(SLOTS["surrogate"][surrogate], config),
         mask=_bind(SLOTS["mask"][mask], config),
         stop=_bind(SLOTS["stop"][stop], config),
-        constraint=None if constraint == NO_CONSTRAINT else SLOTS["constraint"][constraint],
+        constraint=None if constraint == NO_CONSTRAINT else _bind_constraint(constraint, config),
         may_stop=stop != "never",
         may_drop=mask != "keep_all",
         step=recipe.step,
     )
 
 
-def _bind(slot: Callable[..., Tensor], config: UpdateConfig) -> BoundSlot:
-    names = list(inspect.signature(slot).parameters)[2:]
+def _bind_constraint(name: str, config: UpdateConfig) -> Callable[[PolicyStats], Tensor]:
+    constraint = SLOTS["constraint"][name]
+    settings = _settings(constraint, config, data=1)
+    return functools.partial(constraint, **settings) if settings else constraint
+
+
+def _settings(slot: Callable[..., Tensor], config: UpdateConfig, *, data: int) -> dict[str, Any]:
+    """Of ``slot``, by name: its arguments but for the first ``data``."""
+    names = list(inspect.signature(slot).parameters)[data:]
     # What is no field has a default of its own: `register` sees to that.
-    settings = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    return {name: getattr(config, name) for name in names if hasattr(config, name)}
+
+
+def _bind(slot: Callable[..., Tensor], config: UpdateConfig) -> BoundSlot:
+    settings = _settings(slot, config, data=2)
 
     def bound(stats: PolicyStats, data: Tensor, scheduled: Mapping[str, Tensor] | None = None) -> Tensor:
         now = {name: value for name, value in (scheduled or {}).items() if name in settings}

@@ -103,8 +103,6 @@ def going_on(
     progress = progress and first
     if progress:
         print(summary(trainer), flush=True)
-        description = f"{config.algo} {config.env}"
-        watching.append(ConsoleLogger(trainer.progress.stage_end, description))
     with contextlib.ExitStack() as stack:
         store = None
         if config.run_dir is not None:
@@ -116,6 +114,8 @@ def going_on(
                 earlier = rows_until(config.run_dir / "metrics.csv", trainer.progress.env_steps)
                 history.metrics += [{name: float(row[name]) for name in row} for row in earlier]
                 watching += _open_loggers(trainer, config.run_dir, earlier)
+        if progress:  # last: from here on the terminal is its own, until it is closed
+            watching.append(ConsoleLogger(trainer.progress.stage_end, f"{config.algo} {config.env}"))
         hooks = Hooks(watching, callbacks, store)
         try:
             yield from trainer.going_on(hooks)

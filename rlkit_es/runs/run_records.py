@@ -14,17 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlkit_es.errors import UserError
+from rlkit_es.runs.resume import MAY_CHANGE
 from rlkit_es.training.config import Config
 
 Column = NDArray[np.float64]
 
 # Settings that do not make two runs different experiments.
-_CIRCUMSTANCES = frozenset(
-    {
-        *("seed", "run_dir", "device", "torch_threads", "env_threads", "env_groups", "compile"),
-        *("eval_episodes", "eval_every", "keep_checkpoints", "wandb"),
-    }
-)
+_CIRCUMSTANCES = MAY_CHANGE - {"total_steps"} | {"seed", "run_dir"}
 # What a run of an earlier version did in the settings that it did not know yet.
 _DEFAULTS = {
     field.name: field.default

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlkit_es.errors import CheckpointError, NonFiniteError, UserError, first_line
+from rlkit_es.errors import CheckpointError, UserError, diverged, first_line
 from rlkit_es.models.encoders import SMALLEST_PICTURE, weights_of_nature_cnn
 from rlkit_es.ranks import Ranks
 from rlkit_es.training.config import Config
@@ -50,7 +50,7 @@ def take_checkpoint(trainer: Trainer) -> Checkpoint:
     live = _live_tensors(trainer)
     for name, value in live.items():
         if not value.isfinite().all():
-            raise NonFiniteError(f"iteration {trainer.progress.iteration}: {name} is not finite")
+            raise diverged(f"iteration {trainer.progress.iteration}: {name}")
     tensors = {**live, **_generators_of_all(trainer)}
     if trainer.reward_scaler is not None:
         tensors[_RUNNING] = trainer.ranks.gather(tensors[_RUNNING])

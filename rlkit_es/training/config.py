@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -148,12 +149,17 @@ class Config(UpdateConfig):
     1 waits for all of them at every step."""
 
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the minibatch update (20 s the first time, then a few from the disk cache). auto: where
+    """Compile the minibatch update (15 to 60 s the first time, then a few from the disk cache). auto: where
     there is a C++ compiler and the run is long enough to earn it. On a GPU the update and acting are
     recorded as CUDA graphs instead."""
 
     def __post_init__(self) -> None:
-        check_types(self, str, "a name", "algo", "env", "device")
+        check_types(self, str, "a name", "algo", "device")
+        if not isinstance(self.env, str):
+            raise UserError(
+                f"env must be an id, got {type(self.env).__name__}: give the id of an environment, "
+                "your own after gymnasium.register"
+            )
         check_name("network", self.network, NETWORKS)
         check_name("encoder", self.encoder, ENCODERS)
         check_types(
@@ -181,6 +187,8 @@ class Config(UpdateConfig):
             "keep_checkpoints",
         )
         check_counts(self, "seed", "env_threads", "torch_threads", "eval_episodes", "eval_every", least=0)
+        if self.eval_every and not self.eval_episodes:
+            raise UserError("eval_every needs episodes to evaluate: set eval_episodes to 1 or more")
         if self.checkpoint_every is not None:
             check_counts(self, "checkpoint_every", least=0)
         check_range(self, "seed", high=2**63 - 1)
@@ -194,7 +202,8 @@ class Config(UpdateConfig):
         ):
             raise UserError(f"hidden_sizes must be positive whole numbers, got {self.hidden_sizes!r}")
         self._check_pictures()
-        if self.batch_size < self.minibatch_size == UpdateConfig.minibatch_size:
+        usual = recipe.defaults.get("minibatch_size", UpdateConfig.minibatch_size)
+        if self.batch_size < self.minibatch_size == usual:
             object.__setattr__(self, "minibatch_size", self.batch_size)  # few environments ask for no more
         if self.minibatch_size > self.batch_size:
             raise UserError(
@@ -243,10 +252,7 @@ class Config(UpdateConfig):
                 not for this algorithm, or a value out of range.
         """
         recipe = find_recipe(algo)
-        known = [f.name for f in dataclasses.fields(cls)]
-        for name in overrides:
-            if name not in known:
-                raise UserError(f"unknown setting {name!r}; {suggestion(name, known)}")
+        require_known(overrides)
         if isinstance(overrides.get("run_dir"), str):
             overrides["run_dir"] = Path(overrides["run_dir"])
         if isinstance(overrides.get("hidden_sizes"), list):
@@ -254,3 +260,11 @@ class Config(UpdateConfig):
         published = {} if preset is None else preset_settings(preset, algo)
         usual = env_defaults(str(overrides.get("env", cls.env)), recipe.step)
         return cls(**{"algo": algo, **recipe.defaults, **usual, **published, **overrides})
+
+
+def require_known(settings: Iterable[str]) -> None:
+    """Raises UserError: one of them is no field of `Config`; the closest is named."""
+    known = [field.name for field in dataclasses.fields(Config)]
+    for name in settings:
+        if name not in known:
+            raise UserError(f"unknown setting {name!r}; {suggestion(name, known)}")

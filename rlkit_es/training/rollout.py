@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlkit_es.envs.vector_env import Step, VectorEnv
-from rlkit_es.errors import NonFiniteError
+from rlkit_es.errors import NonFiniteError, diverged
 from rlkit_es.learners.recording import Record, Recorded
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import Rollout
@@ -180,7 +180,7 @@ def _require_finite(rollout: Rollout) -> None:
         }
     acted = rollout.action.isfinite().flatten(2).all(-1) if rollout.action.dim() > 2 else seen
     if (seen & ~acted).any():  # the policy's own doing: it was given numbers
-        raise NonFiniteError("the policy's action is not finite: lower the learning rate")
+        raise diverged("the policy's action")
     for name, values in numbers.items():
         finite = torch.isfinite(values)
         if not finite.all():

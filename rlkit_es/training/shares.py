@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import torch
 
-from rlkit_es.envs.registry import choose_backend
+from rlkit_es.envs.registry import choose_backend, usable_cores
 from rlkit_es.errors import UserError
 from rlkit_es.ranks import Ranks
 from rlkit_es.training.config import Config
@@ -43,7 +42,7 @@ def share_of(config: Config, ranks: Ranks) -> Config:
 
 def cores(ranks: Ranks) -> int:
     """Processors for each of the ranks on this machine."""
-    return max(1, (os.cpu_count() or 1) // ranks.local_size)
+    return max(1, usable_cores() // ranks.local_size)
 
 
 def require_agreement(config: Config, ranks: Ranks) -> None:

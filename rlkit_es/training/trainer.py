@@ -174,9 +174,9 @@ class Trainer:
     def compiles(self, config: Config) -> tuple[bool, str]:
         """Whether the update would be compiled with ``config``, and why; raises as `should_compile`."""
         pixels = self.spaces.observation.pixels
-        return should_compile(
-            config.compile, config.total_steps, self.device, pixels=pixels, ranks=self.ranks.size
-        )
+        # Of all stages so far: once compiled, the update stays so in those that follow.
+        steps = self.progress.stage_begin + config.total_steps
+        return should_compile(config.compile, steps, self.device, pixels=pixels, ranks=self.ranks.size)
 
     def evaluate(self, episodes: int, seed: int | None = None) -> Evaluation:
         """`evaluate_policy` of the policy as it is: by the first rank, for which the others wait."""
@@ -209,11 +209,10 @@ class Trainer:
         config, progress = self.config, self.progress
         while True:
             before = progress.env_steps
-            metrics = yield from self._iterate(collector)
+            self.metrics = metrics = yield from self._iterate(collector)
             if config.eval_every:
                 due = crosses(before, progress.env_steps, config.eval_every)
                 metrics |= self._evaluate(hooks) if due else _NOT_EVALUATED
-            self.metrics = metrics
             for logger in self._loggers(hooks):
                 logger.log(metrics)
             for callback in hooks.callbacks:
@@ -266,8 +265,7 @@ class Trainer:
         }
 
     def _evaluate(self, hooks: Hooks) -> dict[str, float]:
-        episodes = max(self.config.eval_episodes, 1)
-        evaluation = self.evaluate(episodes, seed=self.seeds.periodic_evaluation)
+        evaluation = self.evaluate(self.config.eval_episodes, seed=self.seeds.periodic_evaluation)
         if hooks.store is not None:
             hooks.store.save_if_best(self, evaluation.return_mean)
         for callback in hooks.callbacks:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import gymnasium as gym
 import pytest
 import toy_envs  # noqa: F401  # registers its ids
 
-from rlkit_es.envs.registry import choose_backend, make_vector_envs
+from rlkit_es.envs.registry import choose_backend, make_vector_envs, usable_cores
 from rlkit_es.errors import UserError
 
 
@@ -148,3 +149,10 @@ def test_groups_share_the_environments_evenly(num_envs: int, groups: int, sizes:
 
 def test_one_process_is_one_group() -> None:
     assert len(make_vector_envs("CartPole-v1", 4, backend="gymnasium", groups=2)) == 1
+
+
+def test_cores_are_those_that_a_scheduler_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == os.cpu_count()

@@ -247,7 +247,7 @@ def test_a_compiled_update_too(tmp_path: Path, whole: Callable[[Config], Path]) 
     "changes",
     [
         {"eval_every": 100},
-        {"eval_every": 100, "eval_episodes": 0},
+        {"eval_episodes": 0},
         {"normalize_observations": False, "normalize_rewards": False},
         {"checkpoint_every": 1},
         {"checkpoint_every": 0},

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rlkit_es.envs.registry import usable_cores
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import RECIPES
@@ -154,7 +154,7 @@ def test_elsewhere_it_changes_nothing(name: str, base_outcome: tuple) -> None:
 
 
 def check_torch_threads(config: Config) -> None:
-    for asked, threads in ((2, 2), (0, os.cpu_count())):
+    for asked, threads in ((2, 2), (0, usable_cores())):
         trainer = Trainer(dataclasses.replace(config, torch_threads=asked))
         trainer.train(1)
         assert torch.get_num_threads() == threads
@@ -428,6 +428,16 @@ def test_the_defaults_of_every_algorithm_are_valid(algo: str) -> None:
     assert config.batch_size == config.num_envs * config.rollout_steps >= config.minibatch_size
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.gamma = 0.5
+
+
+@pytest.mark.parametrize("algo", RECIPES)
+def test_the_default_minibatch_is_the_batch_where_that_is_smaller(algo: str) -> None:
+    assert Config.for_algorithm(algo, num_envs=1).minibatch_size == 32
+
+
+def test_evaluations_without_episodes_are_refused() -> None:
+    with pytest.raises(UserError, match=r"eval_every needs episodes.*eval_episodes"):
+        Config(algo="ppo", eval_every=100, eval_episodes=0)
 
 
 def test_a_minibatch_larger_than_the_batch_is_refused() -> None:

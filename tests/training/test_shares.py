@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -10,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from rlkit_es.envs.registry import usable_cores
 from rlkit_es.errors import UserError
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.ranks import ALONE, Ranks
@@ -49,7 +49,7 @@ def test_the_shares_make_the_whole(size: int) -> None:
     for name in ("num_envs", "minibatch_size", "batch_size"):
         assert size * getattr(share, name) == getattr(whole, name)
     assert share.backend == share_of(whole, Several(2)).backend  # even where one environment is left
-    assert share.env_threads == cores(Several(size)) == max(1, (os.cpu_count() or 1) // size)
+    assert share.env_threads == cores(Several(size)) == max(1, usable_cores() // size)
     assert share_of(config(env_threads=3), Several(size)).env_threads == 3
 
 

@@ -8,13 +8,14 @@ import torch
 import toy_envs  # noqa: F401  # registers its ids
 
 from rlkit_es.errors import NonFiniteError, UserError
+from rlkit_es.learners.compilation import WORTH_COMPILING_STEPS, missing_compiler
 from rlkit_es.learners.estimates import Estimator
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.learners.requests import Requests
 from rlkit_es.runs.experiment import History
-from rlkit_es.training.callbacks import Hooks
+from rlkit_es.training.callbacks import Callback, Hooks
 from rlkit_es.training.config import Config
-from rlkit_es.training.evaluate import evaluate_policy
+from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch
 
@@ -155,6 +156,27 @@ def test_advantages_are_recomputed_from_the_second_epoch_on(epochs: int) -> None
     assert len(once) == 1
     assert (once[0]["policy_loss"] == anew[0]["policy_loss"]) is (epochs == 1)
     assert all(torch.equal(x, others[name]) for name, x in parameters.items()) is (epochs == 1)
+
+
+def test_an_evaluation_sees_the_metrics_of_its_own_iteration() -> None:
+    seen: list[float] = []
+
+    class Watches(Callback):
+        def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
+            seen.append(trainer.metrics["env_steps"] - evaluation.env_steps)
+
+    Trainer(small(eval_every=50, eval_episodes=1)).train(200, Hooks(callbacks=[Watches()]))
+    assert len(seen) >= 3
+    assert set(seen) == {0}
+
+
+@pytest.mark.skipif(missing_compiler() is not None, reason=f"nothing to compile with: {missing_compiler()}")
+def test_what_was_compiled_once_is_said_to_be_so_in_later_stages() -> None:
+    trainer = Trainer(small(compile="auto"))
+    assert not trainer.compiles(trainer.config)[0] or trainer.config.total_steps >= WORTH_COMPILING_STEPS
+    trainer.progress.env_steps = WORTH_COMPILING_STEPS
+    trainer.begin_stage(100)
+    assert trainer.compiles(trainer.config)[0]
 
 
 def test_a_shrinking_threshold_stops_sooner_from_the_second_iteration_on() -> None:
