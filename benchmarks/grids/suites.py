@@ -92,15 +92,25 @@ _STOPPING = {
     "critic_20": "--critic-epochs 20",
 }
 # What the defaults are chosen from; the environments that are not among these judge the choice.
+_RECOMPUTED = "--recompute-advantages"
+_SLOW_LOG_STD = "--log-std-learning-rate 1e-4"
+_FAST_CRITIC = "--critic-learning-rate 1e-3"
 _PPO_CHOICES = {
     "log_std_-0.5": "--log-std-init -0.5",
     "log_std_-1": "--log-std-init -1",
     "gae_0.9": "--gae-lambda 0.9",
     "gamma_0.995": "--gamma 0.995",
     "rate_5e-4": "--learning-rate 5e-4",
-    "slow_log_std_rate": "--log-std-learning-rate 1e-4",
-    "recomputed": "--recompute-advantages",
-    "recomputed_slow_log_std_rate": "--recompute-advantages --log-std-learning-rate 1e-4",
+    "slow_log_std_rate": _SLOW_LOG_STD,
+    "recomputed": _RECOMPUTED,
+    "recomputed_slow_log_std_rate": f"{_RECOMPUTED} {_SLOW_LOG_STD}",
+    "recomputed_slow_log_std_rate_minibatch_128": f"{_RECOMPUTED} {_SLOW_LOG_STD} --minibatch-size 128",
+    "recomputed_slow_log_std_rate_critic_1e-3": f"{_RECOMPUTED} {_SLOW_LOG_STD} {_FAST_CRITIC}",
+    "recomputed_slow_log_std_rate_critic_1e-3_minibatch_128": (
+        f"{_RECOMPUTED} {_SLOW_LOG_STD} {_FAST_CRITIC} --minibatch-size 128"
+    ),
+    "recomputed_critic_1e-3": f"{_RECOMPUTED} {_FAST_CRITIC}",
+    "critic_1e-3": _FAST_CRITIC,
     "minibatch_128": "--minibatch-size 128",
     "minibatch_128_slow_log_std_rate": "--minibatch-size 128 --log-std-learning-rate 1e-4",
     "minibatch_64": "--minibatch-size 64",

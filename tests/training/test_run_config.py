@@ -195,7 +195,7 @@ def check_eval_episodes(config: Config) -> None:
 def check_eval_every(config: Config) -> None:
     for every, evaluated in ((0, []), (200, [256]), (128, [128, 256]), (100_000, [])):
         history = History()
-        trainer = Trainer(dataclasses.replace(config, eval_every=every))
+        trainer = Trainer(dataclasses.replace(config, eval_every=every, eval_episodes=1))
         trainer.train(256, Hooks([history]))
         trainer.close()
         found = [r["env_steps"] for r in history.rows if r.get("evaluation_return_mean", NAN) > -INF]
@@ -253,7 +253,8 @@ def test_a_circumstance_changes_what_it_says_and_nothing_that_is_learned(
     threads = torch.get_num_threads()
     try:
         check(base())
-        config = base(**{name: alternative})
+        needed = {"eval_episodes": 1} if name == "eval_every" else {}
+        config = base(**{name: alternative, **needed})
         assert getattr(config, name) != getattr(base(), name)
         rows, parameters = outcome(config)
     finally:
