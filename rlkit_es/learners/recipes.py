@@ -51,6 +51,13 @@ _NATURAL: Mapping[str, Any] = {
     "minibatch_size": 64,  # of the critic
 }
 
+# A critic that follows quickly, and advantages that follow it; action noise that shrinks slowly.
+_CLIPPED: Mapping[str, Any] = {
+    "critic_learning_rate": 1e-3,
+    "log_std_learning_rate": 1e-4,
+    "recompute_advantages": True,
+}
+
 # Small steps of the policy spend the deviation on many of them, and the critic does not wait for them. Those
 # of the log standard deviation, one number an action dimension, are larger, or it would hardly be learned.
 _EARLY_STOPPING: Mapping[str, Any] = {
@@ -60,10 +67,10 @@ _EARLY_STOPPING: Mapping[str, Any] = {
 }
 
 RECIPES: Mapping[str, Recipe] = {
-    "ppo": Recipe(surrogate="clip"),
+    "ppo": Recipe(surrogate="clip", defaults=_CLIPPED),
     "trpo": Recipe(surrogate="ratio", step="natural", defaults=_NATURAL),
     "espo": Recipe(surrogate="ratio", stop="ratio_deviation", defaults=_EARLY_STOPPING),
-    "sd_ppo": Recipe(surrogate="clip", mask="ratio_within"),
+    "sd_ppo": Recipe(surrogate="clip", mask="ratio_within", defaults=_CLIPPED),
     "sd_trpo": Recipe(
         surrogate="ratio",
         mask="kl_below",

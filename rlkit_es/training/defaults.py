@@ -9,6 +9,13 @@ from rlkit_es.envs.ids import is_atari, is_dm_control
 
 Settings = Mapping[str, Any]
 
+# The rates that recipes have of their own were chosen on MuJoCo, and are not known to be right elsewhere.
+_ONE_RATE: Settings = {
+    "critic_learning_rate": None,
+    "log_std_learning_rate": None,
+    "recompute_advantages": False,
+}
+
 # Schulman et al. (arXiv:1707.06347), table 5, with the Nature CNN and rewards by their sign.
 _ATARI: Settings = {
     "total_steps": 10_000_000,
@@ -25,7 +32,7 @@ _ATARI: Settings = {
 _ATARI_ADAM: Settings = {
     "epochs": 4,
     "learning_rate": 2.5e-4,
-    "critic_learning_rate": None,
+    **_ONE_RATE,
     "clip_range": 0.1,
     # What a clip range of 0.1 leaves of E|r - 1| is 0.05 to 0.07; with 0.25 ESPO learned nothing in 650,000
     # steps of Pong.
@@ -42,10 +49,13 @@ _ATARI_NATURAL: Settings = {
 }
 # Rewards are sparse: with -0.5 two of three seeds never find the first one of finger-spin.
 _DM_CONTROL: Settings = {"log_std_init": 0.0}
+_DM_CONTROL_ADAM: Settings = {"learning_rate": 3e-4, **_ONE_RATE}
 
 
 def env_defaults(env_id: str, step: Literal["adam", "natural"]) -> Settings:
     """The settings for environments like ``env_id``, for recipes with this kind of step."""
     if is_atari(env_id):
         return {**_ATARI, **(_ATARI_ADAM if step == "adam" else _ATARI_NATURAL)}
-    return _DM_CONTROL if is_dm_control(env_id) else {}
+    if is_dm_control(env_id):
+        return {**_DM_CONTROL, **(_DM_CONTROL_ADAM if step == "adam" else {})}
+    return {}
