@@ -27,7 +27,7 @@ DIAGNOSTICS = (
     *("surrogate_variance", "surrogate_variance_within", "ratio_max", "ratio_min", "ratio_deviation"),
     *("approx_kl", "kept_fraction", "policy_steps"),
 )
-_OF_THE_RUN_ALONE = ("seed", "run_dir")
+_OF_THE_RUN_ALONE = ("seed", "run_dir", "eval_every")  # how often it was looked at changes nothing in it
 _CIRCUMSTANCES = ("backend", "update", "versions", "python", "platform", "git_revision")
 
 Key = tuple[str, str, int]  # environment, variant, seed
@@ -41,7 +41,7 @@ class Run:
     variant: str
     seed: int
     command: str
-    config: Mapping[str, Any]  # every setting but the seed and the directory
+    config: Mapping[str, Any]  # every setting but those of the run alone
     circumstances: Mapping[str, Any]  # versions, git revision, backend
     wall_seconds: float
     evaluation: Mapping[str, Any]  # deterministic, at the end of training

@@ -92,33 +92,38 @@ _STOPPING = {
     "critic_20": "--critic-epochs 20",
 }
 # What the defaults are chosen from; the environments that are not among these judge the choice.
-_RECOMPUTED = "--recompute-advantages"
-_SLOW_LOG_STD = "--log-std-learning-rate 1e-4"
-_FAST_CRITIC = "--critic-learning-rate 1e-3"
+
+
+def _ppo_before(*more: str, critic: str = "None", log_std: str = "None", recomputed: bool = False) -> str:
+    """PPO with one learning rate for all, and advantages that are computed once; with exceptions."""
+    rates = f"--critic-learning-rate {critic} --log-std-learning-rate {log_std}"
+    return " ".join([rates, "--recompute-advantages" if recomputed else "--no-recompute-advantages", *more])
+
+
 _PPO_CHOICES = {
-    "log_std_-0.5": "--log-std-init -0.5",
-    "log_std_-1": "--log-std-init -1",
-    "gae_0.9": "--gae-lambda 0.9",
-    "gamma_0.995": "--gamma 0.995",
-    "rate_5e-4": "--learning-rate 5e-4",
-    "slow_log_std_rate": _SLOW_LOG_STD,
-    "recomputed": _RECOMPUTED,
-    "recomputed_slow_log_std_rate": f"{_RECOMPUTED} {_SLOW_LOG_STD}",
-    "recomputed_slow_log_std_rate_minibatch_128": f"{_RECOMPUTED} {_SLOW_LOG_STD} --minibatch-size 128",
-    "recomputed_slow_log_std_rate_critic_1e-3": f"{_RECOMPUTED} {_SLOW_LOG_STD} {_FAST_CRITIC}",
-    "recomputed_slow_log_std_rate_critic_1e-3_minibatch_128": (
-        f"{_RECOMPUTED} {_SLOW_LOG_STD} {_FAST_CRITIC} --minibatch-size 128"
+    "one_rate": _ppo_before(),
+    "log_std_-0.5": _ppo_before("--log-std-init -0.5"),
+    "log_std_-1": _ppo_before("--log-std-init -1"),
+    "gae_0.9": _ppo_before("--gae-lambda 0.9"),
+    "gamma_0.995": _ppo_before("--gamma 0.995"),
+    "rate_5e-4": _ppo_before("--learning-rate 5e-4"),
+    "minibatch_128": _ppo_before("--minibatch-size 128"),
+    "minibatch_128_slow_log_std_rate": _ppo_before("--minibatch-size 128", log_std="1e-4"),
+    "minibatch_64": _ppo_before("--minibatch-size 64"),
+    "minibatch_64_log_std_-0.5": _ppo_before("--minibatch-size 64 --log-std-init -0.5"),
+    "minibatch_64_log_std_-1": _ppo_before("--minibatch-size 64 --log-std-init -1"),
+    "short_rollouts": _ppo_before("--rollout-steps 16 --epochs 5 --critic-epochs 5"),
+    "wide": _ppo_before("--hidden-sizes 256 256"),
+    "clip_0.3": _ppo_before("--clip-range 0.3"),
+    "slow_log_std_rate": _ppo_before(log_std="1e-4"),
+    "critic_1e-3": _ppo_before(critic="1e-3"),
+    "recomputed": _ppo_before(recomputed=True),
+    "recomputed_slow_log_std_rate": _ppo_before(log_std="1e-4", recomputed=True),
+    "recomputed_slow_log_std_rate_minibatch_128": _ppo_before(
+        "--minibatch-size 128", log_std="1e-4", recomputed=True
     ),
-    "recomputed_critic_1e-3": f"{_RECOMPUTED} {_FAST_CRITIC}",
-    "critic_1e-3": _FAST_CRITIC,
-    "minibatch_128": "--minibatch-size 128",
-    "minibatch_128_slow_log_std_rate": "--minibatch-size 128 --log-std-learning-rate 1e-4",
-    "minibatch_64": "--minibatch-size 64",
-    "minibatch_64_log_std_-0.5": "--minibatch-size 64 --log-std-init -0.5",
-    "minibatch_64_log_std_-1": "--minibatch-size 64 --log-std-init -1",
-    "short_rollouts": "--rollout-steps 16 --epochs 5 --critic-epochs 5",
-    "wide": "--hidden-sizes 256 256",
-    "clip_0.3": "--clip-range 0.3",
+    "recomputed_critic_1e-3": _ppo_before(critic="1e-3", recomputed=True),
+    "with_minibatch_128": "--minibatch-size 128",
 }
 _TRPO_CHOICES = {
     "log_std_-0.5": "--log-std-init -0.5",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 from collections.abc import Mapping, Sequence
@@ -43,11 +44,12 @@ def parse_config(arguments: Sequence[str], defaults: Config, *, prog: str, descr
         args=list(arguments),
         prog=prog,
         description=description,
-        config=(tyro.conf.OmitArgPrefixes,),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
     )
     return Config(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
 
 
+@functools.cache
 def grouped_meanings() -> dict[str, dict[str, str]]:
     """What the source says under each field, on one line, by its name, by the title of its group."""
     groups: dict[str, dict[str, str]] = {}

@@ -313,6 +313,8 @@ BY_STEP: dict[str, dict[str, Any]] = {
         "epochs": 4,
         "learning_rate": 2.5e-4,
         "critic_learning_rate": None,
+        "log_std_learning_rate": None,
+        "recompute_advantages": False,
         "clip_range": 0.1,
         "deviation_threshold": 0.1,
         "entropy_coefficient": 0.01,
@@ -352,13 +354,18 @@ def test_other_environments_have_the_recipes_defaults(algo: str, env: str) -> No
 
 
 @every_recipe
-def test_dm_control_explores_widely(algo: str) -> None:
+def test_dm_control_explores_widely_at_one_rate(algo: str) -> None:
     config = Config.for_algorithm(algo, env="dm_control/cheetah-run-v0")
     assert config.log_std_init == 0
+    assert not config.recompute_advantages
+    assert (config.critic_learning_rate, config.log_std_learning_rate) == (None, None)
+    if RECIPES[algo].step == "adam":
+        assert config.learning_rate == 3e-4
     assert dataclasses.replace(config, log_std_init=-0.5) == Config.for_algorithm(
         algo, env="dm_control/cheetah-run-v0", log_std_init=-0.5
     )
-    assert config == Config(algo=algo, env=config.env, log_std_init=0.0, **RECIPES[algo].defaults)
+    usual = env_defaults(config.env, RECIPES[algo].step)
+    assert config == Config(algo=algo, env=config.env, **{**RECIPES[algo].defaults, **usual})
 
 
 @every_recipe

@@ -25,6 +25,7 @@ OVERRIDES: dict[str, Any] = {
     "learning_rate": 2e-4,
     "critic_learning_rate": 1e-3,
     "log_std_learning_rate": 1e-3,
+    "recompute_advantages": True,
     "value_coefficient": 1.0,
     "log_std_init": -1.0,
     "total_steps": 123,
