@@ -157,7 +157,7 @@ class Config(UpdateConfig):
         check_types(self, str, "a name", "algo", "device")
         if not isinstance(self.env, str):
             raise UserError(
-                f"env must be an id, got {type(self.env).__name__}: give the id of an environment, "
+                f"env must be an id, got {self.env!r}: give the id of an environment, "
                 "your own after gymnasium.register"
             )
         check_name("network", self.network, NETWORKS)
