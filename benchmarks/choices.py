@@ -219,7 +219,13 @@ def ratio_error() -> dict[str, float]:
 def _trainer(num_envs: int, steps: int, **settings: Any) -> Trainer:
     return Trainer(
         Config.for_algorithm(
-            "ppo", env=ENV, num_envs=num_envs, rollout_steps=steps, compile="off", **settings
+            "ppo",
+            env=ENV,
+            num_envs=num_envs,
+            rollout_steps=steps,
+            recompute_advantages=False,
+            compile="off",
+            **settings,
         )
     )
 

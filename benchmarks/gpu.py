@@ -139,7 +139,7 @@ def describe_devices(device: torch.device) -> dict[str, str]:
 def _learner(algo: str, trainer: Trainer, size: int, make: Callable[[Step], Loop]) -> AdamStep:
     policy = make_policy(trainer.config, trainer.spaces, seed=0).to(trainer.device)
     once = {"num_envs": size, "minibatch_size": size, "epochs": 1, "critic_epochs": 1}
-    config = Config.for_algorithm(algo, env=trainer.config.env, **once)
+    config = Config.for_algorithm(algo, env=trainer.config.env, recompute_advantages=False, **once)
     slots = fill_slots(find_recipe(algo), config)
     learner = AdamStep(policy, slots, config, torch.Generator().manual_seed(0), watch_stop=False)
     learner.loop_by(make)

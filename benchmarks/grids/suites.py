@@ -91,7 +91,6 @@ _STOPPING = {
     "critic_5": "--critic-epochs 5",
     "critic_20": "--critic-epochs 20",
 }
-# What the defaults are chosen from; the environments that are not among these judge the choice.
 
 
 def _ppo_before(*more: str, critic: str = "None", log_std: str = "None", recomputed: bool = False) -> str:
@@ -100,6 +99,7 @@ def _ppo_before(*more: str, critic: str = "None", log_std: str = "None", recompu
     return " ".join([rates, "--recompute-advantages" if recomputed else "--no-recompute-advantages", *more])
 
 
+# What the defaults are chosen from; the environments that are not among these judge the choice.
 _PPO_CHOICES = {
     "one_rate": _ppo_before(),
     "log_std_-0.5": _ppo_before("--log-std-init -0.5"),

@@ -38,9 +38,8 @@ def plain(turn: Turn, effort: Effort) -> None:
 def ours(turn: Turn, effort: Effort, *, compile_update: bool) -> None:
     """Microseconds a minibatch of `AdamStep`, eager or compiled."""
     torch.manual_seed(0)
-    config = Config.for_algorithm(
-        "ppo", minibatch_size=_MINIBATCH, epochs=_EPOCHS, critic_epochs=_EPOCHS, hidden_sizes=(64, 64)
-    )
+    passes = {"minibatch_size": _MINIBATCH, "epochs": _EPOCHS, "critic_epochs": _EPOCHS}
+    config = Config.for_algorithm("ppo", **passes, recompute_advantages=False, hidden_sizes=(64, 64))
     policy = make_policy(config, Spaces(ObservationSpec((_OBSERVATION_SIZE,)), _ACTION), seed=0)
     step = AdamStep(policy, fill_slots(find_recipe("ppo"), config), config, torch.Generator())
     if compile_update:
