@@ -139,6 +139,8 @@ _TRPO_CHOICES = {
 }
 _ONE_RATE = "--learning-rate 3e-4 --critic-learning-rate 3e-4 --log-std-learning-rate 3e-4"
 _SLOW = "--learning-rate 1e-4 --critic-learning-rate 1e-3"
+_RECOMPUTED = "--critic-learning-rate 1e-3 --recompute-advantages"
+_AS_PPO = f"--learning-rate 3e-4 --log-std-learning-rate 1e-4 {_RECOMPUTED}"
 _LARGE_MINIBATCHES = (
     "--minibatch-size 512 --learning-rate 1e-4 --epochs 20 --log-std-learning-rate 1e-3 "
     "--critic-learning-rate 1e-3 --critic-epochs 20"
@@ -152,10 +154,14 @@ _ESPO_CHOICES = {
     "fast_log_std_rate": f"{_SLOW} --log-std-learning-rate 1e-3",
     "large_minibatches": _LARGE_MINIBATCHES,
     "threshold_0.1": "--deviation-threshold 0.1",
+    "recomputed_critic_1e-3": _RECOMPUTED,
+    "as_ppo": _AS_PPO,
 }
 _SD_ESPO_CHOICES = {
     "rate_3e-4": _ONE_RATE,
     "recomputed": "--recompute-advantages",
+    "recomputed_critic_1e-3": _RECOMPUTED,
+    "as_ppo": _AS_PPO,
     "dropout_0.5": "--dropout-threshold 0.5",
     "large_minibatches": _LARGE_MINIBATCHES,
 }
