@@ -8,7 +8,8 @@ from typing import Literal
 
 from rlkit_es._version import __version__
 from rlkit_es.commands.trained import Run, carry_out, describe, load, output_beside
-from rlkit_es.runs.export import CHECKED, SUFFIXES, export_policy
+from rlkit_es.runs.export import SUFFIXES, export_policy
+from rlkit_es.runs.faithfulness import CHECKED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,14 +24,8 @@ from rlkit_es.errors import UserError
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.encoders import ENCODERS, Encoder
 from rlkit_es.models.networks import NETWORKS
-from rlkit_es.runs.export import (
-    SUFFIXES,
-    DeterministicPolicy,
-    Format,
-    export_policy,
-    largest_difference,
-    rounding,
-)
+from rlkit_es.runs.export import SUFFIXES, DeterministicPolicy, Format, export_policy
+from rlkit_es.runs.faithfulness import largest_difference, rounding
 from rlkit_es.training.config import Config
 from rlkit_es.training.trainer import Trainer
 
