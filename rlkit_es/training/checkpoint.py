@@ -20,7 +20,8 @@ from rlkit_es.models.encoders import SMALLEST_PICTURE, weights_of_nature_cnn
 from rlkit_es.ranks import Ranks
 from rlkit_es.training.config import Config
 from rlkit_es.training.episodes import Episode
-from rlkit_es.training.trainer import Progress, Trainer
+from rlkit_es.training.progress import Progress
+from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import ActionSpec, ObservationSpec, Spaces
 
 # Where a run lies and who else is told of it is not part of what it is.

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
-from rlkit_es.envs.registry import AtariSettings, make_vector_envs
 from rlkit_es.envs.vector_env import VectorEnv, env_seeds
 from rlkit_es.errors import NonFiniteError, UserError
 from rlkit_es.learners.compilation import should_compile
@@ -23,29 +21,17 @@ from rlkit_es.training.batches import prepare_batch
 from rlkit_es.training.callbacks import Hooks, Logger
 from rlkit_es.training.config import Config
 from rlkit_es.training.device import resolve_device
+from rlkit_es.training.environments import make_envs, spaces_of
 from rlkit_es.training.episodes import EpisodeTracker
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.joining import current_ranks
 from rlkit_es.training.policy import make_policy
+from rlkit_es.training.progress import Progress, crosses
 from rlkit_es.training.rollout import RolloutCollector
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.shares import cores, require_agreement, share_of
 from rlkit_es.training.threads import acting_threads
 from rlkit_es.types import Spaces
-
-
-@dataclass
-class Progress:
-    """How far training has come."""
-
-    iteration: int = 0
-    env_steps: int = 0  # transitions: resets are not counted
-    wall_seconds: float = 0.0  # of iterations; evaluations and checkpoints are not counted
-    segment: int = 0  # how often the environments were to begin anew
-    stage_begin: int = 0  # env_steps where this stage of training began: its schedules' start
-    stage_end: int = 0  # env_steps where it ends
-    best_return: float = float("-inf")  # of the best checkpoint
-
 
 _NOT_EVALUATED = {"evaluation_return_mean": float("nan"), "evaluation_return_std": float("nan")}
 
@@ -118,8 +104,7 @@ class Trainer:
     def begin_stage(self, total_steps: int) -> None:
         """Have `go_on` train for ``total_steps`` from here."""
         self.config = dataclasses.replace(self.config, total_steps=total_steps)
-        self.progress.stage_begin = self.progress.env_steps
-        self.progress.stage_end = self.progress.env_steps + total_steps
+        self.progress.begin_stage(total_steps)
         self.stop_reason = None
 
     def go_on(self, hooks: Hooks) -> None:
@@ -197,7 +182,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether training has come to its end, or was asked to stop."""
-        return self.progress.env_steps >= self.progress.stage_end or self.stop_reason is not None
+        return self.progress.stage_over or self.stop_reason is not None
 
     def close(self) -> None:
         """Free the environments; more training makes them anew."""
@@ -239,7 +224,7 @@ class Trainer:
                 sign_rewards=self.config.sign_rewards,
                 ranks=self.ranks,
             )
-            remaining = self._remaining()
+            remaining = self.progress.remaining
             update = yield from self.learner.updating(
                 prepared.batch, self._learning_rate(remaining), remaining, prepared.estimator
             )
@@ -289,34 +274,6 @@ class Trainer:
     def _loggers(self, hooks: Hooks) -> Sequence[Logger]:
         return hooks.loggers if self.ranks.first else ()
 
-    def _remaining(self) -> float:
-        """Of this stage of training, from 1 to 0."""
-        progress = self.progress
-        done = progress.env_steps - progress.stage_begin
-        return 1 - done / (progress.stage_end - progress.stage_begin)
-
     def _learning_rate(self, remaining: float) -> float:
         scheduled = self.config.learning_rate_schedule == "linear"
         return self.config.learning_rate * (remaining if scheduled else 1.0)
-
-
-def crosses(before: int, after: int, every: int) -> bool:
-    """Whether a multiple of ``every`` lies in (``before``, ``after``]; never for 0."""
-    return every > 0 and before // every < after // every
-
-
-def make_envs(config: Config) -> list[VectorEnv]:
-    """The environments that ``config`` describes, in groups; raises as `make_vector_envs`."""
-    return make_vector_envs(
-        config.env,
-        config.num_envs,
-        backend=config.backend,
-        threads=config.env_threads,
-        groups=config.env_groups,
-        atari=AtariSettings(config.sticky_actions, config.episodic_life),
-    )
-
-
-def spaces_of(envs: VectorEnv) -> Spaces:
-    """What a policy for ``envs`` is made for."""
-    return Spaces(envs.observation, envs.action)

@@ -34,7 +34,8 @@ from rlkit_es.training.callbacks import Callback, Hooks
 from rlkit_es.training.checkpoint import take_checkpoint
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
-from rlkit_es.training.trainer import Trainer, crosses
+from rlkit_es.training.progress import crosses
+from rlkit_es.training.trainer import Trainer
 
 ROOT = Path(run.__file__).parents[1]
 TIMING = {"wall_seconds", "steps_per_second"}

@@ -11,7 +11,8 @@ from rlkit_es import PPO, Callback, Evaluation, Logger
 from rlkit_es.runs.checkpoint_file import read_checkpoint
 from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
-from rlkit_es.training.trainer import Trainer, crosses
+from rlkit_es.training.progress import crosses
+from rlkit_es.training.trainer import Trainer
 
 QUICK: dict[str, Any] = {"num_envs": 2, "rollout_steps": 32, "epochs": 1, "compile": "off"}
 

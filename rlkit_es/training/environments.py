@@ -1,0 +1,25 @@
+"""The environments that a run's settings describe."""
+
+from __future__ import annotations
+
+from rlkit_es.envs.registry import AtariSettings, make_vector_envs
+from rlkit_es.envs.vector_env import VectorEnv
+from rlkit_es.training.config import Config
+from rlkit_es.types import Spaces
+
+
+def make_envs(config: Config) -> list[VectorEnv]:
+    """The environments that ``config`` describes, in groups; raises as `make_vector_envs`."""
+    return make_vector_envs(
+        config.env,
+        config.num_envs,
+        backend=config.backend,
+        threads=config.env_threads,
+        groups=config.env_groups,
+        atari=AtariSettings(config.sticky_actions, config.episodic_life),
+    )
+
+
+def spaces_of(envs: VectorEnv) -> Spaces:
+    """What a policy for ``envs`` is made for."""
+    return Spaces(envs.observation, envs.action)
