@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlkit_es.errors import CheckpointError, UserError, diverged, first_line
-from rlkit_es.models.encoders import SMALLEST_PICTURE, weights_of_nature_cnn
+from rlkit_es.errors import CheckpointError, UserError, diverged
 from rlkit_es.ranks import Ranks
+from rlkit_es.training.checkpoint_claims import (
+    malformed,
+    read_progress,
+    read_spaces,
+    require_mersenne_twister,
+    require_size,
+)
 from rlkit_es.training.config import Config
 from rlkit_es.training.episodes import Episode
-from rlkit_es.training.progress import Progress
 from rlkit_es.training.trainer import Trainer
-from rlkit_es.types import ActionSpec, ObservationSpec, Spaces
 
 # Where a run lies and who else is told of it is not part of what it is.
 _NOT_KEPT = ("run_dir",)
-_MOST_UNSEEN = 1_000_000
 _RUNNING = "reward_scaler.running"  # of each environment
 _OF_ANOTHER_RANK = re.compile(r"generator\.[a-z_]+\.rank([1-9][0-9]*)")
 
@@ -78,7 +78,7 @@ def config_of(checkpoint: Checkpoint, **changes: Any) -> Config:
     Raises:
         CheckpointError: they cannot be used here, the changes included.
     """
-    with _malformed():
+    with malformed():
         settings = {**checkpoint.state["config"], **changes}
         known = {field.name for field in dataclasses.fields(Config)}
         if unknown := sorted(settings.keys() - known):
@@ -119,43 +119,22 @@ def restored(checkpoint: Checkpoint, config: Config, ranks: Ranks | None = None)
         CheckpointError: it does not hold what these settings need.
         UserError: the device cannot be used.
     """
-    spaces = _spaces(checkpoint)
-    _check_size(checkpoint, config, spaces)
-    with _malformed():
+    spaces = read_spaces(checkpoint.state)
+    require_size(checkpoint.tensors, config, spaces)
+    with malformed():
         trainer = Trainer(config, spaces, ranks)
         tensors = _own_tensors(checkpoint, trainer)
     _copy(tensors, {**_live_tensors(trainer), **_generator_states(trainer)})
     state = checkpoint.state
-    with _malformed():
+    with malformed():
         for name, generator in trainer.generators.items():
-            generator.set_state(_mersenne_twister(tensors[f"generator.{name}"]))
-        trainer.progress = _progress(state["progress"])
+            generator.set_state(require_mersenne_twister(tensors[f"generator.{name}"]))
+        trainer.progress = read_progress(state["progress"])
         trainer.episodes.recent.extend(
             Episode(int(env), float(total), int(length)) for env, total, length in state["episodes"]
         )
         trainer.metrics = {str(name): float(value) for name, value in state["metrics"].items()}
     return trainer
-
-
-def _check_size(checkpoint: Checkpoint, config: Config, spaces: Spaces) -> None:
-    """Before anything is made: settings may not ask for more than the file holds."""
-    observation = spaces.observation
-    encoded = observation.pixels and config.encoder == "nature_cnn"
-    if encoded and min(observation.shape[1:]) < SMALLEST_PICTURE:
-        raise CheckpointError(f"it is for pictures of shape {observation.shape}, which are too small")
-    asked = weights_of_nature_cnn(observation.shape) if encoded else 0
-    for outputs in (spaces.action.size, 1):
-        sizes = (1 if observation.pixels else observation.size, *config.hidden_sizes, outputs)
-        asked += sum(inputs * width for inputs, width in pairwise(sizes))
-    held = sum(value.numel() for value in checkpoint.tensors.values())
-    # A network of the user's own need not have a matrix for each pair of sizes.
-    most = held if config.network == "mlp" else max(held, _MOST_UNSEEN)
-    most_inputs = max(held, _MOST_UNSEEN)
-    if len(config.hidden_sizes) > len(checkpoint.tensors) or asked > most or observation.size > most_inputs:
-        raise CheckpointError(
-            f"its settings ask for {len(config.hidden_sizes):,} layers with {asked:,} weights, and it holds "
-            f"{held:,} numbers"
-        )
 
 
 def _live_tensors(trainer: Trainer) -> dict[str, Tensor]:
@@ -217,57 +196,3 @@ def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
             )
     for name, value in target.items():
         value.copy_(source[name])
-
-
-def _spaces(checkpoint: Checkpoint) -> Spaces:
-    """Of the environment, as far as they can be true."""
-    with _malformed():
-        shape, raw = tuple(checkpoint.state["observation"]), dict(checkpoint.state["action"])
-        raw |= {name: tuple(raw[name]) for name in ("low", "high", "shape")}
-        action = ActionSpec(**raw)
-        if len(shape) not in (1, 3):
-            raise ValueError("an observation is neither numbers nor a picture")
-        counts = (*shape, action.size, *action.shape)
-        if not all(_is_count(n, 0, 2**31) for n in counts):
-            raise ValueError("a size is not a whole number")
-        if not isinstance(action.discrete, bool) or not _is_count(action.start, -(2**62), 2**62):
-            raise ValueError("an action is either discrete, counted from a whole number, or not")
-        bounds = (0, 0) if action.discrete else (action.size, action.size)
-        if (len(action.low), len(action.high)) != bounds or not all(
-            isinstance(bound, float) for bound in (*action.low, *action.high)
-        ):
-            raise ValueError("the bounds of the action are not a number for each dimension")
-        if not action.discrete and math.prod(action.shape) != action.size:
-            raise ValueError(f"an action of shape {action.shape} has not {action.size} dimensions")
-    return Spaces(ObservationSpec(shape), action)
-
-
-def _mersenne_twister(state: Tensor) -> Tensor:
-    """As of `torch.Generator`, which would read beyond its 624 words if ``left`` and ``next`` did not fit."""
-    left, taken = int(state[8:12].view(torch.int32)), int(state[16:24].view(torch.int64))
-    if (left, taken) != (1, 0) and left + taken != 625:
-        raise ValueError("the state of a generator is not one")
-    return state
-
-
-def _is_count(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value < high
-
-
-def _progress(raw: Mapping[str, Any]) -> Progress:
-    kinds = {name: type(value) for name, value in dataclasses.asdict(Progress()).items()}
-    if {name: type(value) for name, value in raw.items()} != kinds:
-        raise ValueError("the progress of training is not what it should be")
-    progress = Progress(**raw)
-    if not 0 <= progress.stage_begin <= min(progress.env_steps, progress.stage_end):
-        raise ValueError("the stage of training has a negative length")
-    return progress
-
-
-@contextlib.contextmanager
-def _malformed() -> Iterator[None]:
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = first_line(error)
-        raise CheckpointError(f"what it holds is not of a checkpoint: {reason}") from error
