@@ -10,7 +10,6 @@ then the CPU seconds, of starting and training, say more than the rest.
 
 from __future__ import annotations
 
-import os
 import resource
 import statistics
 import sys
@@ -25,6 +24,8 @@ from typing import NamedTuple
 from command_line import EXIT_USER_ERROR, Parser, count
 from machine import describe_machine, one_line
 from measured.runs import CommandError, last_row, train
+
+from rlkit_es.envs.registry import usable_cores
 
 
 class Outcome(NamedTuple):
@@ -80,7 +81,7 @@ def row_of(algo: str, rounds: Sequence[Sequence[Outcome]]) -> str:
 def one_by_one(algo: str, chosen: Namespace, place: Path) -> float:
     """A process for each seed, ``jobs`` of them at a time; steps a second of those at a time."""
     directories = [place / f"seed{seed}" for seed in range(chosen.seeds)]
-    threads = str(max(1, (os.cpu_count() or 1) // chosen.jobs))
+    threads = str(max(1, usable_cores() // chosen.jobs))
     with ThreadPoolExecutor(chosen.jobs) as pool:
         runs = [
             pool.submit(_train, algo, chosen, directory, "--seed", str(seed), "--env-threads", threads)
@@ -123,7 +124,7 @@ def _parser() -> Parser:
     parser.add_argument("--algos", nargs="+", default=["ppo", "espo"], metavar="ALGO")
     parser.add_argument("--env", default="HalfCheetah-v4")
     parser.add_argument("--seeds", type=count, default=4, help="how many (4)")
-    parser.add_argument("--jobs", type=count, default=os.cpu_count() or 1, help="processes at a time (cores)")
+    parser.add_argument("--jobs", type=count, default=usable_cores(), help="processes at a time (cores)")
     parser.add_argument("--steps", type=count, default=100_000, help="of each seed (100000)")
     parser.add_argument("--rounds", type=count, default=3, help="that count (3)")
     parser.add_argument("--torch-threads", type=count, default=1, help="of the one process (1)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +11,7 @@ from typing import NamedTuple, Protocol
 from measured import Effort, atari, environments, startup, training, updates
 from workers import Turn
 
+from rlkit_es.envs.registry import usable_cores
 from rlkit_es.models.encoders import Precision
 from rlkit_es.training.config import Config
 
@@ -117,7 +117,7 @@ def make_plan(groups: Collection[str], peers: bool, peer_threads: int) -> Plan:
 
 def _add_environments(plan: Plan, env: str) -> None:
     config = Config.for_algorithm("espo", env=env)
-    threads = config.env_threads or os.cpu_count() or 1
+    threads = config.env_threads or usable_cores()
     for key, num_envs in (("env default", config.num_envs), ("env small", SMALL)):
         measure = partial(
             environments.ours, env=env, num_envs=num_envs, threads=threads, groups=config.env_groups

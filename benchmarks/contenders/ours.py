@@ -1,7 +1,10 @@
-"""This library, with its defaults."""
+"""This library, with its defaults and with what others can be set to as well."""
 
 from __future__ import annotations
 
+import dataclasses
+
+from contenders import equal
 from contenders.race import Race, Watch
 from rlkit_es.training.callbacks import Callback, Hooks
 from rlkit_es.training.config import Config
@@ -10,12 +13,17 @@ from rlkit_es.training.trainer import Trainer
 
 def ppo(race: Race, watch: Watch) -> None:
     """PPO as it comes."""
-    _train("ppo", race, watch)
+    _train(Config.for_algorithm("ppo", env=race.env), race, watch)
 
 
 def trpo(race: Race, watch: Watch) -> None:
     """TRPO as it comes."""
-    _train("trpo", race, watch)
+    _train(equal.trpo_config(race), race, watch)
+
+
+def equal_ppo(race: Race, watch: Watch) -> None:
+    """PPO with the hyperparameters of `equal.ppo_config`."""
+    _train(equal.ppo_config(race), race, watch)
 
 
 class _Stop(Callback):
@@ -30,16 +38,9 @@ class _Stop(Callback):
             trainer.request_stop("the race is over")
 
 
-def _train(algo: str, race: Race, watch: Watch) -> None:
-    config = Config.for_algorithm(
-        algo,
-        env=race.env,
-        seed=race.seed,
-        total_steps=race.total_steps,
-        torch_threads=1,
-        env_threads=1,
-    )
-    trainer = Trainer(config)
+def _train(config: Config, race: Race, watch: Watch) -> None:
+    own = {"seed": race.seed, "total_steps": race.total_steps, "torch_threads": 1, "env_threads": 1}
+    trainer = Trainer(dataclasses.replace(config, **own))
     try:
         trainer.train(race.total_steps, Hooks(callbacks=[_Stop(watch)]))
     finally:

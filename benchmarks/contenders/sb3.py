@@ -13,6 +13,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
+from contenders import equal
 from contenders.race import Race, Watch
 from contenders.zoo import ZOO_PPO, ZOO_TRPO, ZooEntry
 from rlkit_es.training.config import Config
@@ -31,7 +32,7 @@ def zoo_ppo(race: Race, watch: Watch) -> None:
 
 
 def equal_ppo(race: Race, watch: Watch) -> None:
-    """PPO with the hyperparameters of our defaults."""
+    """PPO with the hyperparameters of `equal.ppo_config`."""
     _train(make_equal_ppo(race), race, watch)
 
 
@@ -41,7 +42,7 @@ def zoo_trpo(race: Race, watch: Watch) -> None:
 
 
 def equal_trpo(race: Race, watch: Watch) -> None:
-    """TRPO with the hyperparameters of our defaults."""
+    """TRPO with the hyperparameters of `equal.trpo_config`."""
     _train(make_equal_trpo(race), race, watch)
 
 
@@ -52,8 +53,8 @@ def make_zoo_model(model_class: type[OnPolicyAlgorithm], entry: ZooEntry, race: 
 
 
 def make_equal_ppo(race: Race) -> OnPolicyAlgorithm:
-    """A model with our PPO's defaults."""
-    config = Config.for_algorithm("ppo", env=race.env)
+    """A model with the settings of `equal.ppo_config`."""
+    config = equal.ppo_config(race)
     own = {
         "n_epochs": config.epochs,
         "clip_range": config.clip_range,
@@ -65,8 +66,8 @@ def make_equal_ppo(race: Race) -> OnPolicyAlgorithm:
 
 
 def make_equal_trpo(race: Race) -> OnPolicyAlgorithm:
-    """A model with our TRPO's defaults."""
-    config = Config.for_algorithm("trpo", env=race.env)
+    """A model with the settings of `equal.trpo_config`."""
+    config = equal.trpo_config(race)
     own = {
         "target_kl": config.max_kl,
         "cg_max_steps": config.cg_iterations,

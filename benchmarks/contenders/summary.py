@@ -23,7 +23,8 @@ _COLUMNS = (
 
 _SETTINGS = (
     "Ours come with the library's defaults. zoo: the hyperparameters of rl-baselines3-zoo. example: those "
-    "of Tianshou's example for MuJoCo. equal: those of our defaults, as far as the options allow; Tianshou "
+    "of Tianshou's example for MuJoCo. equal: those of our defaults, but with one learning rate and with "
+    "advantages computed once, which all can be set to, and as far as the options allow; Tianshou "
     "scales returns in place of rewards, and the KL of sb3-contrib is a mean over action dimensions where "
     "ours is a sum, so that the same bound allows more. cleanrl-style: written for this comparison, with "
     "the hyperparameters of CleanRL's ppo_continuous_action.py. Learning rates that fall reach 0 at the "

@@ -25,8 +25,8 @@ from tianshou.utils.net.continuous import ContinuousActorProbabilistic, Continuo
 from torch import nn
 from torch.distributions import Distribution, Independent, Normal
 
+from contenders import equal
 from contenders.race import WINDOW, Race, Watch
-from rlkit_es.training.config import Config
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -68,13 +68,13 @@ def example_ppo(race: Race, watch: Watch) -> None:
 
 
 def equal_ppo(race: Race, watch: Watch) -> None:
-    """PPO with the hyperparameters of our defaults."""
+    """PPO with the hyperparameters of `equal.ppo_config`."""
     _train(equal_settings(race), race, watch)
 
 
 def equal_settings(race: Race) -> Settings:
-    """Our PPO's defaults; returns are scaled in place of rewards, which Tianshou leaves alone."""
-    config = Config.for_algorithm("ppo", env=race.env)
+    """Of `equal.ppo_config`; returns are scaled in place of rewards, which Tianshou leaves alone."""
+    config = equal.ppo_config(race)
     return Settings(
         num_envs=config.num_envs,
         batch_size=config.batch_size,
@@ -95,7 +95,7 @@ def equal_settings(race: Race) -> Settings:
         scale_returns=config.normalize_rewards,
         clip_values=False,
         normalize_advantages=config.advantage_normalization != "none",
-        recompute_advantages=False,
+        recompute_advantages=config.recompute_advantages,
     )
 
 

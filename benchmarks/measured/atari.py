@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from workers import Turn
 
 from measured import Effort
 from measured.training import IterationClock, ticking
+from rlkit_es.envs.registry import usable_cores
 from rlkit_es.models.encoders import Precision, arithmetic
 from rlkit_es.training.batches import prepare_batch
 from rlkit_es.training.callbacks import Hooks
@@ -22,7 +22,7 @@ from rlkit_es.training.trainer import Trainer
 ENV = "ALE/Pong-v5"
 
 _ENDLESS = 1_000_000_000
-_THREADS = os.cpu_count() or 1
+_THREADS = usable_cores()
 # The settings of RL Baselines3 Zoo, which are those of Schulman et al. (2017) and our own defaults.
 _SETTINGS: Mapping[str, Any] = {
     "num_envs": 8,

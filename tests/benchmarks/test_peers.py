@@ -6,7 +6,7 @@ import os
 import contenders
 import peers
 import pytest
-from contenders import CONTENDERS, Contender, processes
+from contenders import CONTENDERS, Contender, equal, processes
 from contenders.race import Race, Result, Watch
 from contenders.records import Record, append, read
 from contenders.summary import summarize
@@ -257,7 +257,7 @@ def test_every_contender_trains_to_its_last_step(key):
     assert 0 < result.best_return < 300
 
 
-@pytest.mark.parametrize("key", ["ppo", "sb3-ppo-zoo", "tianshou-ppo-example", "cleanrl-ppo"])
+@pytest.mark.parametrize("key", ["ppo", "ppo-equal", "sb3-ppo-zoo", "tianshou-ppo-example", "cleanrl-ppo"])
 def test_every_kind_of_contender_stops_at_the_threshold(key):
     _skip_without(key)
     result = processes.race_once(CONTENDERS[key], dataclasses.replace(RACE, threshold=0.0, total_steps=8192))
@@ -265,11 +265,19 @@ def test_every_kind_of_contender_stops_at_the_threshold(key):
     assert result.env_steps < 4096
 
 
+def test_equal_settings_are_our_defaults_but_for_what_others_cannot_be_set_to():
+    config, ours = equal.ppo_config(RACE), Config.for_algorithm("ppo", env=RACE.env)
+    assert config.critic_rate(config.learning_rate) == config.log_std_rate(config.learning_rate)
+    assert config.critic_rate(config.learning_rate) == config.learning_rate == ours.learning_rate
+    changed = {name for name, value in vars(ours).items() if getattr(config, name) != value}
+    assert changed == {"critic_learning_rate", "log_std_learning_rate", "recompute_advantages"}
+
+
 def test_equal_settings_arrive_in_stable_baselines3():
     _skip_without("sb3-ppo-equal")
     from contenders import sb3
 
-    config = Config.for_algorithm("ppo", env=RACE.env)
+    config = equal.ppo_config(RACE)
     model = sb3.make_equal_ppo(RACE)
     assert (model.n_envs, model.n_steps) == (config.num_envs, config.rollout_steps)
     assert (model.batch_size, model.n_epochs) == (config.minibatch_size, config.epochs)
@@ -327,7 +335,7 @@ def test_equal_settings_arrive_in_tianshou():
     _skip_without("tianshou-ppo-equal")
     from contenders import tianshou_
 
-    config = Config.for_algorithm("ppo", env=RACE.env)
+    config = equal.ppo_config(RACE)
     settings = tianshou_.equal_settings(RACE)
     assert (settings.num_envs, settings.batch_size) == (config.num_envs, config.batch_size)
     assert (settings.minibatch_size, settings.epochs) == (config.minibatch_size, config.epochs)
@@ -338,7 +346,7 @@ def test_equal_settings_arrive_in_tianshou():
     assert algorithm.eps_clip == config.clip_range
     assert (algorithm.vf_coef, algorithm.ent_coef, algorithm.optim._max_grad_norm) == (0.5, 0.0, 0.5)
     assert (algorithm.return_scaling, algorithm.value_clip) == (True, False)
-    assert (algorithm.advantage_normalization, algorithm.recompute_adv) == (True, False)
+    assert (algorithm.advantage_normalization, algorithm.recompute_adv) == (True, config.recompute_advantages)
     assert algorithm.policy.actor.sigma_param.flatten().tolist() == [config.log_std_init] * 3
     assert "Tanh" in str(algorithm.policy.actor)
     group = algorithm.optim._optim.param_groups[0]

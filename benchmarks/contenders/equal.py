@@ -1,0 +1,26 @@
+"""The settings of the equal contenders."""
+
+from __future__ import annotations
+
+from contenders.race import Race
+from rlkit_es.training.config import Config
+
+
+def ppo_config(race: Race) -> Config:
+    """Our PPO's defaults, without what the others have no setting for.
+
+    Stable-Baselines3 and Tianshou have one learning rate for actor, critic and log standard deviation;
+    Stable-Baselines3 computes advantages once for each batch.
+    """
+    return Config.for_algorithm(
+        "ppo",
+        env=race.env,
+        critic_learning_rate=None,
+        log_std_learning_rate=None,
+        recompute_advantages=False,
+    )
+
+
+def trpo_config(race: Race) -> Config:
+    """Our TRPO's defaults."""
+    return Config.for_algorithm("trpo", env=race.env)
