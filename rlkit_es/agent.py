@@ -17,6 +17,7 @@ from rlkit_es.runs.files import writing
 from rlkit_es.training.callbacks import Callback, Logger
 from rlkit_es.training.checkpoint import config_of, require_imported_environment, restored, take_checkpoint
 from rlkit_es.training.config import Config
+from rlkit_es.training.threads import kept_threads
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Spaces
 
@@ -124,7 +125,8 @@ class Algorithm:
         """
         self._require_environment()
         steps = self.config.total_steps if total_steps is None else total_steps
-        run(self._trainer, steps, progress=progress, loggers=loggers, callbacks=callbacks)
+        with kept_threads():
+            run(self._trainer, steps, progress=progress, loggers=loggers, callbacks=callbacks)
         return self
 
     def predict(self, observation: np.ndarray, *, deterministic: bool = True) -> np.ndarray:

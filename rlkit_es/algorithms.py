@@ -17,6 +17,7 @@ from rlkit_es.training.checkpoint import config_of, restored
 from rlkit_es.training.config import require_known
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.joining import current_ranks
+from rlkit_es.training.threads import kept_threads
 
 
 class PPO(Algorithm):
@@ -113,7 +114,8 @@ def resume(
     ranks = current_ranks()
     saved = open_together(Path(run_dir), ranks)
     trainer, _ = continued(saved, dataclasses.replace(saved.config, **changes), ranks)
-    go_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks)
+    with kept_threads():
+        go_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks)
     return ALGORITHMS[trainer.config.algo].of(trainer)
 
 

@@ -24,6 +24,7 @@ from rlkit_es import (
     UserError,
 )
 from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.training.threads import threads
 
 ALGORITHMS = {
     "ppo": PPO,
@@ -54,6 +55,13 @@ def cartpole() -> Algorithm:
 def observations(agent: Algorithm, count: int) -> np.ndarray:
     size = agent.spaces.observation.size
     return np.random.default_rng(0).normal(scale=3, size=(count, size)).astype(np.float32)
+
+
+def test_learning_leaves_torch_the_threads_that_it_had() -> None:
+    with threads(3):
+        agent = PPO("CartPole-v1", **SMALL, torch_threads=1).learn(64)
+        assert torch.get_num_threads() == 3
+    agent.close()
 
 
 def test_every_recipe_has_one_class_and_every_class_a_recipe() -> None:

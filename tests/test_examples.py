@@ -30,6 +30,18 @@ def test_every_example_runs(
     assert SAYS[name] in capsys.readouterr().out
 
 
+def test_a_run_goes_on_bit_for_bit_with_as_many_threads_as_there_are_cores() -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "resume.py"), "--steps", "1024"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "4"},
+        check=False,
+    )
+    assert SAYS["resume"] in done.stdout, done.stderr
+
+
 def test_the_distributed_example_trains_on_two_ranks() -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(

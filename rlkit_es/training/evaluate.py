@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rlkit_es.envs.registry import AtariSettings, choose_backend, make_vector_envs
+from rlkit_es.envs.registry import AtariSettings, choose_backend, make_vector_envs, usable_cores
 from rlkit_es.envs.vector_env import VectorEnv, env_seeds
 from rlkit_es.errors import UserError
 from rlkit_es.models.actor_critic import ActorCritic
@@ -85,7 +85,7 @@ def evaluate_policy(
     )
     generator = None if deterministic else torch.Generator().manual_seed(seed)
     try:
-        with acting_threads():
+        with acting_threads(config.torch_threads or usable_cores()):
             return _run_episodes(policy, envs, episodes, seed, generator, env_steps)
     finally:
         envs.close()

@@ -7,6 +7,7 @@ import torch
 from rlkit_es.errors import UserError, first_line
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.training.config import Config
+from rlkit_es.training.threads import threads
 from rlkit_es.types import Spaces
 
 
@@ -16,8 +17,9 @@ def make_policy(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
     Raises:
         UserError: a network or encoder of the user's own does not fit, or a picture is too small.
     """
-    # For networks of the user's own that draw from torch's global generator.
-    with torch.random.fork_rng(devices=[]):
+    # Networks of the user's own may draw from torch's global generator; and several threads round otherwise
+    # than one in orthogonal initialisation, so that the same seed would begin otherwise on another machine.
+    with torch.random.fork_rng(devices=[]), threads(1):
         torch.manual_seed(seed)
         policy = _make(config, spaces, seed)
     _check(policy, spaces)

@@ -9,11 +9,21 @@ import torch
 
 
 @contextlib.contextmanager
-def acting_threads() -> Iterator[None]:
-    """Half as many threads as now: the other cores step environments, and rows to act on are few."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // 2))
+def threads(number: int) -> Iterator[None]:
+    """``number`` of them; what is set in between does not outlast it either."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+def kept_threads() -> contextlib.AbstractContextManager[None]:
+    """As many as now, and so again in the end, whatever is set in between."""
+    return threads(torch.get_num_threads())
+
+
+def acting_threads(of: int) -> contextlib.AbstractContextManager[None]:
+    """Half ``of`` that many: the other cores step environments, and rows to act on are few."""
+    return threads(max(1, of // 2))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from rlkit_es.learners.compilation import WORTH_COMPILING_STEPS, missing_compile
 from rlkit_es.learners.estimates import Estimator
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.learners.requests import Requests
+from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.runs.experiment import History
 from rlkit_es.training.callbacks import Callback, Hooks
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
+from rlkit_es.training.threads import threads
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch
 
@@ -38,6 +41,37 @@ def trained(config: Config, steps: int) -> tuple[list[dict[str, float]], dict[st
 
 def same(a: float, b: float) -> bool:
     return a == b or (math.isnan(a) and math.isnan(b))
+
+
+@pytest.mark.parametrize("settings", [{}, {"hidden_sizes": (256, 256)}, {"env": "HalfCheetah-v4"}])
+def test_a_seed_begins_alike_whatever_threads_torch_has(settings: dict[str, Any]) -> None:
+    parameters = []
+    for number in (1, 2, 4):
+        with threads(number):
+            trainer = Trainer(small(**settings))
+            assert torch.get_num_threads() == number
+        parameters.append(trainer.policy.state_dict())
+        trainer.close()
+    for name, value in parameters[0].items():
+        assert all(torch.equal(value, other[name]) for other in parameters), name
+
+
+def test_an_evaluation_has_the_threads_that_are_set_and_leaves_those_that_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = set()
+
+    def act(policy: ActorCritic, *arguments: Any) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return original(policy, *arguments)
+
+    original = ActorCritic.act
+    monkeypatch.setattr(ActorCritic, "act", act)
+    trainer = Trainer(small(torch_threads=6))
+    before = torch.get_num_threads()
+    trainer.evaluate(episodes=2)
+    trainer.close()
+    assert (seen, torch.get_num_threads()) == ({3}, before)
 
 
 @pytest.mark.parametrize(
