@@ -137,30 +137,35 @@ _TRPO_CHOICES = {
     "short_rollouts": "--rollout-steps 16",
     "width_128": "--hidden-sizes 128 128",
 }
-_ONE_RATE = "--learning-rate 3e-4 --critic-learning-rate 3e-4 --log-std-learning-rate 3e-4"
-_SLOW = "--learning-rate 1e-4 --critic-learning-rate 1e-3"
-_RECOMPUTED = "--critic-learning-rate 1e-3 --recompute-advantages"
-_AS_PPO = f"--learning-rate 3e-4 --log-std-learning-rate 1e-4 {_RECOMPUTED}"
-_LARGE_MINIBATCHES = (
-    "--minibatch-size 512 --learning-rate 1e-4 --epochs 20 --log-std-learning-rate 1e-3 "
-    "--critic-learning-rate 1e-3 --critic-epochs 20"
+
+
+def _espo_before(*more: str, policy: str = "1e-4", critic: str = "3e-4", log_std: str = "5e-4") -> str:
+    """ESPO or SD-ESPO with a slower critic, and advantages that are computed once; with exceptions."""
+    rates = f"--learning-rate {policy} --critic-learning-rate {critic} --log-std-learning-rate {log_std}"
+    return " ".join([rates, "--no-recompute-advantages", *more])
+
+
+_ONE_RATE = {"policy": "3e-4", "log_std": "3e-4"}
+_LARGE_MINIBATCHES = _espo_before(
+    "--minibatch-size 512 --epochs 20 --critic-epochs 20", critic="1e-3", log_std="1e-3"
 )
+_AS_PPO = "--learning-rate 3e-4 --log-std-learning-rate 1e-4"
 _ESPO_CHOICES = {
-    "rate_3e-4": _ONE_RATE,
-    "rate_3e-4_minibatch_64": f"{_ONE_RATE} --minibatch-size 64",
-    "rate_3e-4_log_std_-0.5": f"{_ONE_RATE} --log-std-init -0.5",
-    "rate_3e-4_log_std_rate_1e-3": "--learning-rate 3e-4 --log-std-learning-rate 1e-3",
-    "slow_log_std_rate": f"{_SLOW} --log-std-learning-rate 1e-4",
-    "fast_log_std_rate": f"{_SLOW} --log-std-learning-rate 1e-3",
+    "critic_3e-4": _espo_before(),
+    "rate_3e-4": _espo_before(**_ONE_RATE),
+    "rate_3e-4_minibatch_64": _espo_before("--minibatch-size 64", **_ONE_RATE),
+    "rate_3e-4_log_std_-0.5": _espo_before("--log-std-init -0.5", **_ONE_RATE),
+    "rate_3e-4_log_std_rate_1e-3": _espo_before(policy="3e-4", log_std="1e-3"),
+    "slow_log_std_rate": _espo_before(critic="1e-3", log_std="1e-4"),
+    "fast_log_std_rate": _espo_before(critic="1e-3", log_std="1e-3"),
     "large_minibatches": _LARGE_MINIBATCHES,
     "threshold_0.1": "--deviation-threshold 0.1",
-    "recomputed_critic_1e-3": _RECOMPUTED,
     "as_ppo": _AS_PPO,
 }
 _SD_ESPO_CHOICES = {
-    "rate_3e-4": _ONE_RATE,
-    "recomputed": "--recompute-advantages",
-    "recomputed_critic_1e-3": _RECOMPUTED,
+    "critic_3e-4": _espo_before(),
+    "rate_3e-4": _espo_before(**_ONE_RATE),
+    "recomputed": "--critic-learning-rate 3e-4",
     "as_ppo": _AS_PPO,
     "dropout_0.5": "--dropout-threshold 0.5",
     "large_minibatches": _LARGE_MINIBATCHES,

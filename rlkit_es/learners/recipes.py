@@ -51,18 +51,17 @@ _NATURAL: Mapping[str, Any] = {
     "minibatch_size": 64,  # of the critic
 }
 
-# A critic that follows quickly, and advantages that follow it; action noise that shrinks slowly.
-_CLIPPED: Mapping[str, Any] = {
-    "critic_learning_rate": 1e-3,
-    "log_std_learning_rate": 1e-4,
-    "recompute_advantages": True,
-}
+# A critic that follows quickly, and advantages that follow it.
+_QUICK_CRITIC: Mapping[str, Any] = {"critic_learning_rate": 1e-3, "recompute_advantages": True}
 
-# Small steps of the policy spend the deviation on many of them, and the critic does not wait for them. Those
-# of the log standard deviation, one number an action dimension, are larger, or it would hardly be learned.
+# Action noise that shrinks slowly.
+_CLIPPED: Mapping[str, Any] = {**_QUICK_CRITIC, "log_std_learning_rate": 1e-4}
+
+# Small steps of the policy spend the deviation on many of them. Those of the log standard deviation, one
+# number an action dimension, are larger, or it would hardly be learned.
 _EARLY_STOPPING: Mapping[str, Any] = {
+    **_QUICK_CRITIC,
     "learning_rate": 1e-4,
-    "critic_learning_rate": 3e-4,
     "log_std_learning_rate": 5e-4,
 }
 

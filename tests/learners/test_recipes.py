@@ -41,8 +41,9 @@ def test_the_table() -> None:
 def test_the_defaults_in_which_recipes_differ() -> None:
     defaults = {name: dict(recipe.defaults) for name, recipe in RECIPES.items() if recipe.defaults}
     natural = {"max_kl": 0.06, "max_kl_schedule": "linear", "learning_rate": 1e-3, "minibatch_size": 64}
-    stopping = {"learning_rate": 1e-4, "critic_learning_rate": 3e-4, "log_std_learning_rate": 5e-4}
-    clipped = {"critic_learning_rate": 1e-3, "log_std_learning_rate": 1e-4, "recompute_advantages": True}
+    critic = {"critic_learning_rate": 1e-3, "recompute_advantages": True}
+    stopping = {**critic, "learning_rate": 1e-4, "log_std_learning_rate": 5e-4}
+    clipped = {**critic, "log_std_learning_rate": 1e-4}
     assert defaults == {
         "ppo": clipped,
         "sd_ppo": clipped,
