@@ -13,7 +13,8 @@ from rlkit_es.commands.options import import_modules, take
 from rlkit_es.commands.resumption import PROGRAM, changed_config, command_to_go_on, result_of, say
 from rlkit_es.commands.settings import parse_config
 from rlkit_es.errors import UserError
-from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.learners.recipes import RECIPES, find_recipe
+from rlkit_es.learners.unread import refuse_unread
 from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.experiment import go_on, run
@@ -71,9 +72,10 @@ def parse(arguments: Sequence[str]) -> Config:
         algo = "espo"
     if algo is None:
         raise UserError(f"--algo is needed: one of {', '.join(RECIPES)}; or --resume RUN_DIR")
-    return parse_config(
+    defaults = Config.for_algorithm(algo, preset=preset, **({} if env is None else {"env": env}))
+    config = parse_config(
         arguments,
-        Config.for_algorithm(algo, preset=preset, **({} if env is None else {"env": env})),
+        defaults,
         prog=PROGRAM,
         description=(
             "Train a policy. Defaults shown are those of the algorithm named by --algo for environments like "
@@ -82,6 +84,8 @@ def parse(arguments: Sequence[str]) -> Config:
             "run that was stopped; --import MODULE imports a module of yours first."
         ),
     )
+    refuse_unread(config.algo, find_recipe(config.algo), config, vars(defaults))
+    return config
 
 
 def resume(

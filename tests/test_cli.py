@@ -95,6 +95,16 @@ def test_an_error_is_one_line_and_no_traceback() -> None:
         ("--algo trpo --epochs 5", "epochs has no effect on a natural step"),
         ("--algo ppo --cg-iterations 5", "cg_iterations has no effect on an Adam step"),
         ("--algo espo --constraint-limit 0.2", "constraint_limit has no effect without a constraint"),
+        (
+            "--algo ppo --max-kl 0.05",
+            "max_kl has no effect on ppo (surrogate clip, mask keep_all",
+        ),
+        (
+            "--algo ppo --max-kl 0.05",
+            "it is for --mask kl_below or --stop mean_kl or",
+        ),
+        ("--algo trpo --clip-range 0.1", "clip_range has no effect on trpo"),
+        ("--algo ppo --stop-when before", "stop_when has no effect on ppo, which never stops"),
         ("--algo espo --preset nonsense", "unknown preset 'nonsense'; there is reference-espo"),
         ("--algo espo --preset reference-esop", "did you mean reference-espo"),
         ("--algo espo --preset=", "unknown preset ''"),

@@ -25,7 +25,7 @@ def check_applies(
     """No setting was changed that belongs to the other kind of step, or to a slot that is empty.
 
     Hyperparameters of a function that another one could replace (`clip_range` with the surrogate
-    ratio, say) are let through, so that a comparison of recipes can share its settings.
+    ratio, say) are let through: defaults have them too. `unread.refuse_unread` knows what was given.
 
     Args:
         step: of the recipe.

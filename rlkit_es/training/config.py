@@ -12,6 +12,7 @@ from rlkit_es.envs.ids import is_atari
 from rlkit_es.errors import UserError, check_counts, check_name, check_range, check_types, suggestion
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import fill_slots, find_recipe
+from rlkit_es.learners.unread import refuse_unread
 from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import NETWORKS
 from rlkit_es.training.defaults import env_defaults
@@ -258,8 +259,11 @@ class Config(UpdateConfig):
         if isinstance(overrides.get("hidden_sizes"), list):
             overrides["hidden_sizes"] = tuple(overrides["hidden_sizes"])
         published = {} if preset is None else preset_settings(preset, algo)
-        usual = env_defaults(str(overrides.get("env", cls.env)), recipe.step)
-        return cls(**{"algo": algo, **recipe.defaults, **usual, **published, **overrides})
+        kind = env_defaults(str(overrides.get("env", cls.env)), recipe.step)
+        usual = {"algo": algo, **recipe.defaults, **kind, **published}
+        config = cls(**{**usual, **overrides})
+        refuse_unread(algo, recipe, config, usual)
+        return config
 
 
 def require_known(settings: Iterable[str]) -> None:

@@ -380,7 +380,6 @@ def test_every_field_has_a_bad_value_here() -> None:
 # What only one kind of step reads, with a value that is not the default.
 ONLY_ADAM = {
     "epochs": 5,
-    "stop_when": "before",
     "entropy_coefficient": 0.01,
 }
 ONLY_NATURAL = {
@@ -411,6 +410,50 @@ def test_what_cannot_have_an_effect_is_refused_and_the_rest_is_taken(algo: str) 
                 with pytest.raises(UserError, match=rf"^{name} has no effect ") as refused:
                     Config.for_algorithm(algo, **{name: value})
                 assert "\n" not in str(refused.value)
+
+
+OF_SLOTS = {  # the recipes that read it
+    "clip_range": (0.1, {"ppo", "sd_ppo", "spo", "ppo_adaptive"}),
+    "dropout_rate": (2.0, {"sd_trpo"}),
+    "deviation_threshold": (0.1, {"espo", "sd_espo"}),
+    "deviation_statistic": ("median", {"espo", "sd_espo"}),
+    "stop_when": ("before", {"espo", "sd_espo"}),
+    "max_kl": (0.05, {"trpo", "sd_trpo", "ppo_adaptive"}),
+}
+
+
+@pytest.mark.parametrize("name", OF_SLOTS)
+@pytest.mark.parametrize("algo", RECIPES)
+def test_what_no_slot_reads_is_refused_where_it_is_given(algo: str, name: str) -> None:
+    value, readers = OF_SLOTS[name]
+    if algo in readers:
+        assert getattr(Config.for_algorithm(algo, **{name: value}), name) == value
+        return
+    with pytest.raises(UserError, match=rf"^{name} has no effect on ") as refused:
+        Config.for_algorithm(algo, **{name: value})
+    assert "\n" not in str(refused.value)
+    usual = getattr(Config.for_algorithm(algo), name)
+    assert getattr(Config.for_algorithm(algo, **{name: usual}), name) == usual
+
+
+@pytest.mark.parametrize(
+    ("algo", "settings"),
+    [
+        ("ppo", {"max_kl": 0.05, "stop": "mean_kl"}),
+        ("ppo", {"max_kl": 0.05, "learning_rate_schedule": "adaptive_kl"}),
+        ("ppo", {"max_kl": 0.05, "dropout_rate": 2.0, "mask": "kl_below"}),
+        ("espo", {"clip_range": 0.1, "surrogate": "clip"}),
+        ("ppo", {"deviation_threshold": 0.1, "stop": "ratio_deviation", "stop_when": "before"}),
+    ],
+)
+def test_what_a_slot_reads_is_taken_with_that_slot(algo: str, settings: dict[str, Any]) -> None:
+    config = Config.for_algorithm(algo, **settings)
+    assert {name: getattr(config, name) for name in settings} == settings
+
+
+def test_the_defaults_of_an_environment_need_not_be_read() -> None:
+    config = Config.for_algorithm("espo", env="ALE/Pong-v5")
+    assert config.clip_range == Config.for_algorithm("ppo", env="ALE/Pong-v5").clip_range == 0.1
 
 
 @pytest.mark.parametrize("algo", RECIPES)

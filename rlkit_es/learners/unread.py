@@ -1,0 +1,62 @@
+"""Settings that were given and that nothing in this recipe reads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from rlkit_es.errors import UserError
+from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.recipes import Recipe
+from rlkit_es.learners.slots import SLOTS
+
+# Hyperparameters of functions that may or may not fill a slot. Not among them: `dropout_threshold`, which
+# diagnostics of every recipe take too.
+_OF_SLOTS = ("clip_range", "dropout_rate", "deviation_threshold", "deviation_statistic", "max_kl")
+
+
+def refuse_unread(algo: str, recipe: Recipe, config: UpdateConfig, usual: Mapping[str, Any]) -> None:
+    """What is otherwise than usual is read by a function in one of the slots.
+
+    What is usual need not be: the defaults of a kind of environment are for all recipes.
+
+    Args:
+        algo: the recipe's name.
+        recipe: itself.
+        config: the settings.
+        usual: what they would be if nobody had said anything; left out: as `UpdateConfig` has it.
+
+    Raises:
+        UserError: something is not read; the message says what would read it.
+    """
+    filled = {slot: getattr(config, slot) or getattr(recipe, slot) for slot in SLOTS}
+
+    def given(name: str) -> bool:
+        return bool(getattr(config, name) != usual.get(name, getattr(UpdateConfig, name)))
+
+    if filled["stop"] == "never" and given("stop_when"):
+        raise UserError(
+            f"stop_when has no effect on {algo}, which never stops: leave it out, or choose a --stop"
+        )
+    for name in filter(given, _OF_SLOTS):
+        if not _is_read(name, filled, recipe, config):
+            slots = ", ".join(f"{slot} {value}" for slot, value in filled.items())
+            readers = " or ".join(_readers(name))
+            raise UserError(f"{name} has no effect on {algo} ({slots}): leave it out; it is for {readers}")
+
+
+def _is_read(name: str, filled: Mapping[str, str], recipe: Recipe, config: UpdateConfig) -> bool:
+    if name == "max_kl" and (recipe.step == "natural" or config.learning_rate_schedule == "adaptive_kl"):
+        return True
+    return any(name in _parameters(slot, value) for slot, value in filled.items())
+
+
+def _parameters(slot: str, value: str) -> Collection[str]:
+    return inspect.signature(SLOTS[slot][value]).parameters if value in SLOTS[slot] else ()
+
+
+def _readers(name: str) -> list[str]:
+    functions = [(slot, value) for slot, table in SLOTS.items() for value in table]
+    found = [f"--{slot} {value}" for slot, value in functions if name in _parameters(slot, value)]
+    return [*found, *(["--learning-rate-schedule adaptive_kl", "a natural step"] if name == "max_kl" else [])]
