@@ -94,7 +94,8 @@ def check_counts(config: object, *names: str, least: int = 1) -> None:
     for name in names:
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}")
+            instead = f": write {value:.0f}" if isinstance(value, float) and value.is_integer() else ""
+            raise UserError(f"{name} must be a whole number of at least {least}, got {value!r}{instead}")
 
 
 def check_range(

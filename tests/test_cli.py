@@ -105,6 +105,9 @@ def test_an_error_is_one_line_and_no_traceback() -> None:
         ),
         ("--algo trpo --clip-range 0.1", "clip_range has no effect on trpo"),
         ("--algo ppo --stop-when before", "stop_when has no effect on ppo, which never stops"),
+        ("--algo espo --no-such-flag 3", "unknown option --no-such-flag; nothing has a similar name"),
+        ("--algo espo --num-env 3 --bogus", "unknown option --num-env; did you mean --num-envs"),
+        ("--algo espo --n-steps 3", "unknown option --n-steps; here it is rollout_steps"),
         ("--algo espo --preset nonsense", "unknown preset 'nonsense'; there is reference-espo"),
         ("--algo espo --preset reference-esop", "did you mean reference-espo"),
         ("--algo espo --preset=", "unknown preset ''"),
@@ -181,8 +184,6 @@ def test_a_reader_who_has_seen_enough_gets_no_traceback(command: str) -> None:
     "arguments",
     [
         "--algo espo --num-envs abc",
-        "--algo espo --no-such-flag 3",
-        "--algo espo --num-env 3 --bogus",
         "--algo espo --backend envpol",
         "--algo espo --gamma",
         "--algo espo stray",

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
+from rlkit_es.commands.arguments import checked
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.training.config import Config
 
@@ -41,7 +42,7 @@ def parse_config(arguments: Sequence[str], defaults: Config, *, prog: str, descr
     fields = [(f"group_{number}", group, group()) for number, group in enumerate(groups)]
     parsed: Any = tyro.cli(
         dataclasses.make_dataclass("Settings", fields),
-        args=list(arguments),
+        args=checked(arguments, get_type_hints(Config)),
         prog=prog,
         description=description,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),

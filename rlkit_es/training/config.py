@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlkit_es.envs.ids import is_atari
-from rlkit_es.errors import UserError, check_counts, check_name, check_range, check_types, suggestion
+from rlkit_es.errors import UserError, check_counts, check_name, check_range, check_types
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import fill_slots, find_recipe
 from rlkit_es.learners.unread import refuse_unread
 from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import NETWORKS
 from rlkit_es.training.defaults import env_defaults
+from rlkit_es.training.other_names import hint
 from rlkit_es.training.presets import preset_settings
 
 
@@ -271,4 +272,4 @@ def require_known(settings: Iterable[str]) -> None:
     known = [field.name for field in dataclasses.fields(Config)]
     for name in settings:
         if name not in known:
-            raise UserError(f"unknown setting {name!r}; {suggestion(name, known)}")
+            raise UserError(f"unknown setting {name!r}; {hint(name, known)}")

@@ -493,11 +493,27 @@ def test_a_minibatch_larger_than_the_batch_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"), [("gama", "gamma"), ("lerning_rate", "learning_rate"), ("n_envs", "num_envs")]
+    ("wrong", "right"), [("gama", "gamma"), ("lerning_rate", "learning_rate"), ("num_env", "num_envs")]
 )
 def test_a_misspelt_setting_names_the_closest(wrong: str, right: str) -> None:
     with pytest.raises(UserError, match=rf"unknown setting '{wrong}'; did you mean .*{right}"):
         Config.for_algorithm("ppo", **{wrong: 1})
+
+
+@pytest.mark.parametrize(
+    ("other", "here"),
+    [("lr", "learning_rate"), ("n_steps", "rollout_steps"), ("policy_kwargs", "hidden_sizes")],
+)
+def test_a_setting_of_another_library_is_told_what_it_is_called_here(other: str, here: str) -> None:
+    with pytest.raises(UserError, match=rf"unknown setting '{other}'; here it is {here}"):
+        Config.for_algorithm("ppo", **{other: 1})
+
+
+def test_a_whole_float_is_told_to_be_written_whole() -> None:
+    with pytest.raises(
+        UserError, match=r"total_steps must be a whole number .*, got 1000000.0: write 1000000$"
+    ):
+        Config.for_algorithm("ppo", total_steps=1e6)
 
 
 def test_an_unknown_algorithm_names_the_closest() -> None:
