@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Never, Self
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from rlkit_es.runs.checkpoint_file import write_checkpoint
 from rlkit_es.runs.checkpoint_store import find_checkpoint
 from rlkit_es.runs.experiment import run
 from rlkit_es.runs.files import writing
-from rlkit_es.training.callbacks import Callback, Logger
+from rlkit_es.training.callbacks import Callback, Logger, check_hooks
 from rlkit_es.training.checkpoint import config_of, require_imported_environment, restored, take_checkpoint
-from rlkit_es.training.config import Config
+from rlkit_es.training.config import Config, require_known
 from rlkit_es.training.threads import kept_threads
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Spaces
@@ -43,7 +43,9 @@ class Algorithm:
         self._begin(Trainer(Config.for_algorithm(self.recipe, preset=preset, env=env, seed=seed, **settings)))
 
     @classmethod
-    def load(cls, path: str | Path, *, checkpoint: str | int = "last", device: str = "auto") -> Self:
+    def load(
+        cls, path: str | Path, *, checkpoint: str | int = "last", device: str = "auto", **changes: Any
+    ) -> Self:
         """What `save` or a run wrote. It predicts as it did; `learn` trains on from there.
 
         No code is run that the file holds, and no environment is made before one is needed.
@@ -52,13 +54,17 @@ class Algorithm:
             path: a file, or a run directory.
             checkpoint: of a run directory: "last", "best", or environment steps.
             device: where it is to be from here on.
+            changes: settings that are to be otherwise from here on, as for fine-tuning: another
+                learning rate, or another environment with the same spaces. What a network or the
+                optimiser is made of cannot be.
 
         Raises:
-            CheckpointError: it is damaged, or not one of this algorithm.
-            UserError: there is none.
+            CheckpointError: it is damaged, or not one of this algorithm, or of these settings.
+            UserError: there is none, or no such setting.
         """
+        require_known(changes)
         loaded = find_checkpoint(Path(path), checkpoint)
-        config = config_of(loaded, device=device)
+        config = config_of(loaded, device=device, **changes)
         if cls.recipe not in (None, config.algo):
             raise CheckpointError(f"{path} is of {config.algo}, not of {cls.recipe}: use rlkit_es.load")
         return cls.of(restored(loaded, config), from_file=True)
@@ -123,6 +129,7 @@ class Algorithm:
             NonFiniteError: a quantity became NaN or infinite; the message names it.
             UserError: an environment failed, or a file cannot be written.
         """
+        check_hooks(loggers, callbacks)
         self._require_environment()
         steps = self.config.total_steps if total_steps is None else total_steps
         with kept_threads():
@@ -141,7 +148,7 @@ class Algorithm:
             (*shape,) or (N, *shape) float32 within the bounds, or integers for discrete actions.
         """
         spec = self.spaces.observation
-        array = np.asarray(observation)
+        array = _numbers(observation)
         batched = array.ndim == len(spec.shape) + 1
         if array.shape[batched:] != spec.shape:
             one = ", ".join(map(str, spec.shape))
@@ -183,6 +190,26 @@ class Algorithm:
         """Free the environments; `predict` goes on working."""
         self._trainer.close()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config.env!r}, env_steps={self.env_steps:,})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Another agent that is as far, with environments of its own."""
+        checkpoint = take_checkpoint(self._trainer)
+        copied = restored(checkpoint, self.config, self._trainer.ranks)
+        return type(self).of(copied, from_file=self._from_file)
+
+    def __reduce__(self) -> Never:
+        raise UserError(
+            "an agent is not pickled: save(path) writes all of it, and rlkit_es.load(path) reads it"
+        )
+
     def _begin(self, trainer: Trainer, *, from_file: bool = False) -> None:
         self._from_file = from_file
         self._trainer = trainer
@@ -193,3 +220,20 @@ class Algorithm:
         """Raises UserError: it is of a module that only a file, and nobody here, asked for."""
         if self._from_file:
             require_imported_environment(self.config)
+
+
+def _numbers(observation: Any) -> np.ndarray:
+    """Raises UserError: it is no array of numbers."""
+    try:
+        array = np.asarray(observation)
+    except ValueError:  # of parts with different shapes
+        array = np.empty(0, dtype=object)
+    if array.dtype.kind not in "biuf":
+        hint = ", which is what env.reset() returns: pass its first part" if _is_reset(observation) else ""
+        hint = ": gymnasium.spaces.flatten makes an array of it" if isinstance(observation, dict) else hint
+        raise UserError(f"observation must be an array of numbers, got a {type(observation).__name__}{hint}")
+    return array
+
+
+def _is_reset(observation: Any) -> bool:
+    return isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict)

@@ -12,7 +12,7 @@ from rlkit_es.errors import UserError
 from rlkit_es.runs.checkpoint_store import find_checkpoint
 from rlkit_es.runs.experiment import go_on
 from rlkit_es.runs.resume import continued, open_together
-from rlkit_es.training.callbacks import Callback, Logger
+from rlkit_es.training.callbacks import Callback, Logger, check_hooks
 from rlkit_es.training.checkpoint import config_of, restored
 from rlkit_es.training.config import require_known
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
@@ -79,10 +79,13 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
 }
 
 
-def load(path: str | Path, *, checkpoint: str | int = "last", device: str = "auto") -> Algorithm:
+def load(
+    path: str | Path, *, checkpoint: str | int = "last", device: str = "auto", **changes: Any
+) -> Algorithm:
     """`Algorithm.load` of the class that the file is of."""
+    require_known(changes)
     loaded = find_checkpoint(Path(path), checkpoint)
-    config = config_of(loaded, device=device)
+    config = config_of(loaded, device=device, **changes)
     return ALGORITHMS[config.algo].of(restored(loaded, config), from_file=True)
 
 
@@ -111,6 +114,7 @@ def resume(
         UserError: there is no run, a setting may not change, or as of `Algorithm.learn`.
     """
     require_known(changes)
+    check_hooks(loggers, callbacks)
     ranks = current_ranks()
     saved = open_together(Path(run_dir), ranks)
     trainer, _ = continued(saved, dataclasses.replace(saved.config, **changes), ranks)
@@ -140,6 +144,8 @@ def evaluate(
         raise UserError(f"episodes must be at least 1, got {episodes}")
     if seed is not None and not 0 <= seed < 2**63:
         raise UserError(f"seed must be a whole number from 0 to {2**63 - 1}, got {seed}")
+    if not isinstance(agent, Algorithm):
+        raise UserError(f"evaluate takes an agent, got {agent!r}: rlkit_es.load(path) makes one of a file")
     agent._require_environment()
     return evaluate_policy(
         agent.policy,

@@ -17,6 +17,10 @@ class UserError(Exception):
     """An error that the user can mend; its message is one line that says how."""
 
 
+class InUseError(UserError):
+    """Another process is at it."""
+
+
 class NonFiniteError(UserError):
     """A quantity became NaN or infinite; the message names it."""
 

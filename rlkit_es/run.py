@@ -12,7 +12,7 @@ from rlkit_es.commands.exit_code import exit_code
 from rlkit_es.commands.options import import_modules, take
 from rlkit_es.commands.resumption import PROGRAM, changed_config, command_to_go_on, result_of, say
 from rlkit_es.commands.settings import parse_config
-from rlkit_es.errors import UserError
+from rlkit_es.errors import InUseError, UserError
 from rlkit_es.learners.recipes import RECIPES, find_recipe
 from rlkit_es.learners.unread import refuse_unread
 from rlkit_es.ranks import ALONE, Ranks
@@ -125,6 +125,8 @@ def _train(trainer: Trainer, train: Callable[[], Evaluation | None], imported: S
     assert directory is not None
     try:
         evaluation = train()
+    except InUseError:
+        raise
     except (Interrupted, UserError):
         _say_how_to_go_on(trainer, directory, imported)
         raise

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import gymnasium as gym
@@ -62,6 +64,55 @@ def test_learning_leaves_torch_the_threads_that_it_had() -> None:
         agent = PPO("CartPole-v1", **SMALL, torch_threads=1).learn(64)
         assert torch.get_num_threads() == 3
     agent.close()
+
+
+def test_a_copy_is_another_agent_that_is_as_far(pendulum: Algorithm) -> None:
+    copied = copy.deepcopy(pendulum)
+    seen = observations(pendulum, 10)
+    assert (type(copied), copied.config, copied.env_steps) == (PPO, pendulum.config, pendulum.env_steps)
+    before = pendulum.predict(seen)
+    assert np.array_equal(copied.predict(seen), before)
+    assert copied.learn(64).env_steps > pendulum.env_steps
+    assert not np.array_equal(copied.predict(seen), before)
+    assert np.array_equal(pendulum.predict(seen), before)
+    copied.close()
+
+
+def test_an_agent_is_not_pickled_but_saved(pendulum: Algorithm) -> None:
+    with pytest.raises(UserError, match=r"not pickled: save\(path\) writes .* rlkit_es.load\(path\) reads"):
+        pickle.dumps(pendulum)
+
+
+def test_an_agent_says_what_it_is_and_closes_itself() -> None:
+    with PPO("CartPole-v1", **SMALL) as agent:
+        agent.learn(64)
+        assert repr(agent) == f"PPO('CartPole-v1', env_steps={agent.env_steps})"
+        assert agent._trainer.envs
+    assert not agent._trainer.envs
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ((np.zeros(4), {}), "got a tuple, which is what env.reset() returns: pass its first part"),
+        ({"position": np.zeros(4)}, "got a dict: gymnasium.spaces.flatten makes an array of it"),
+        (["a", "b", "c", "d"], "got a list"),
+        ("hello", "got a str"),
+        (None, "got a NoneType"),
+        ([[1.0], [1.0, 2.0]], "got a list"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_told_from_a_wrong_shape(
+    cartpole: Algorithm, given: object, hint: str
+) -> None:
+    with pytest.raises(UserError, match="observation must be an array of numbers") as refused:
+        cartpole.predict(given)
+    assert str(refused.value).endswith(hint)
+
+
+def test_evaluate_takes_agents_alone() -> None:
+    with pytest.raises(UserError, match=r"evaluate takes an agent, got 'a.safetensors': rlkit_es.load"):
+        rlkit_es.evaluate("a.safetensors")
 
 
 def test_every_recipe_has_one_class_and_every_class_a_recipe() -> None:

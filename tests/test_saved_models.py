@@ -256,7 +256,7 @@ def test_loading_and_predicting_make_no_environment(
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("an environment was made")
 
-    monkeypatch.setattr(training, "make_vector_envs", refuse)
+    monkeypatch.setattr(training, "make_envs", refuse)
     for agent, path in saved.values():
         loaded = rlkit_es.load(path)
         loaded.predict(observations(agent))
@@ -404,6 +404,26 @@ def test_a_run_directory_is_loaded_at_its_last_its_best_and_any_step_that_is_the
     with pytest.raises(UserError, match=f"there is {steps[0]}, {steps[1]}, best"):
         rlkit_es.load(run, checkpoint="1")
     agent.close()
+
+
+def test_what_was_saved_is_tuned_with_other_settings(tmp_path: Path) -> None:
+    with rlkit_es.PPO("CartPole-v1", num_envs=2, rollout_steps=16, compile="off") as agent:
+        path = agent.learn(64).save(tmp_path / "agent")
+    tuned = rlkit_es.load(path, learning_rate=1e-5, learning_rate_schedule="constant", gamma=0.9)
+    assert (tuned.config.learning_rate, tuned.config.gamma) == (1e-5, 0.9)
+    assert tuned.learn(64).metrics["learning_rate"] == pytest.approx(1e-5)
+    elsewhere = rlkit_es.PPO.load(path, env="CartPole-v0")
+    assert elsewhere.learn(64).env_steps > 128
+    with pytest.raises(UserError, match="unknown setting 'lr'; here it is learning_rate"):
+        rlkit_es.load(path, lr=1e-5)
+    with pytest.raises(CheckpointError, match="gamma must be a number"):
+        rlkit_es.load(path, gamma=2)
+    with pytest.raises(CheckpointError, match="which should be"):
+        rlkit_es.load(path, hidden_sizes=(32, 32))
+    with pytest.raises(UserError, match="is not the environment that the policy is for"):
+        rlkit_es.load(path, env="Pendulum-v1").learn(64)
+    tuned.close()
+    elsewhere.close()
 
 
 def test_a_step_may_be_given_as_a_number(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 _GAME = re.compile(r"ALE/(\w+)-v5")
 _DM_CONTROL = re.compile(r"dm_control/(\w+)-(\w+)-v0")
 _SPELT_OTHERWISE = {"TicTacToe3D": "TicTacToe3d"}  # by EnvPool
+_SPELT_HERE = {there: here for here, there in _SPELT_OTHERWISE.items()}
+_GAME_ELSEWHERE = re.compile(r"(\w+?)(?:NoFrameskip|Deterministic)?-v[045]")
 
 # EnvPool's tasks have the observations of all tasks of their domain, by domain and task; quadruped's even say
 # what the task itself hides.
@@ -31,6 +33,15 @@ _OF_OTHER_TASKS: Mapping[tuple[str, str], tuple[str, ...]] = {
 def is_atari(env_id: str) -> bool:
     """Whether it is a game of the Arcade Learning Environment, ``ALE/Pong-v5``."""
     return env_id.startswith("ALE/")
+
+
+def named_as_elsewhere(env_id: str) -> str | None:
+    """What ``env_id`` is called here if it is a game's old name or EnvPool's, which it need not be.
+
+    ``ALE/Pong-v5`` for ``Pong-v5``, ``PongNoFrameskip-v4`` and ``PongDeterministic-v4``.
+    """
+    game = _GAME_ELSEWHERE.fullmatch(env_id)
+    return f"ALE/{_SPELT_HERE.get(game[1], game[1])}-v5" if game else None
 
 
 def is_dm_control(env_id: str) -> bool:

@@ -15,7 +15,7 @@ from gymnasium.envs import registration
 from rlkit_es.envs.ale_backend import AleVectorEnv, register_ale
 from rlkit_es.envs.envpool_backend import EnvPoolVectorEnv, envpool_ids
 from rlkit_es.envs.gymnasium_backend import make_gymnasium
-from rlkit_es.envs.ids import envpool_id, is_atari, is_dm_control, leaves_of_other_tasks
+from rlkit_es.envs.ids import envpool_id, is_atari, is_dm_control, leaves_of_other_tasks, named_as_elsewhere
 from rlkit_es.envs.vector_env import VectorEnv
 from rlkit_es.errors import UserError, first_line, suggestion
 
@@ -43,6 +43,7 @@ def choose_backend(env_id: str, backend: Backend, num_envs: int | None = None) -
     Raises:
         UserError: no backend has the id (the closest ids are named), or the one asked for does not.
     """
+    _refuse_other_names(env_id)
     own_id = envpool_id(env_id)
     if backend == "envpool":
         _require_envpool(own_id)
@@ -122,6 +123,25 @@ def _make(env_id: str, size: int, backend: Backend, threads: int, atari: AtariSe
             envpool_id(env_id), size, threads, settings=settings, episodic_life=atari.episodic_life
         )
     return make_gymnasium(env_id, size, asynchronous=backend == "gymnasium-async")
+
+
+def _refuse_other_names(env_id: str) -> None:
+    """An Atari game by another name would be learned without Atari's protocol."""
+    here = named_as_elsewhere(env_id)
+    if here is None or not _may_be_atari(env_id):
+        return
+    with contextlib.suppress(UserError):  # ale-py is not installed
+        register_ale()
+    if here in gym.registry:
+        raise UserError(
+            f"the environment {env_id!r} is called {here} here, which is played by Atari's usual protocol; "
+            "--backend envpool takes EnvPool's"
+        )
+
+
+def _may_be_atari(env_id: str) -> bool:
+    """Whether nobody else has registered it with Gymnasium."""
+    return env_id not in gym.registry or str(gym.registry[env_id].entry_point).startswith("ale_py")
 
 
 def _choose_for_atari(env_id: str, backend: Backend) -> tuple[Backend, str]:

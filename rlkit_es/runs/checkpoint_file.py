@@ -59,11 +59,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         header_size = int.from_bytes(content[:8], "little")
         if header_size > LARGEST_HEADER_BYTES:
-            raise ValueError(f"its header would have {header_size:,} bytes")
+            raise ValueError("it is not of the format safetensors")
         tensors = safetensors.torch.load(content)
         metadata = json.loads(content[8 : 8 + header_size]).get("__metadata__", {})
         if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{path} is not {FORMAT.rsplit(' ', 1)[0]} that this version can read")
+            raise CheckpointError(f"{path} is not an {FORMAT.rsplit(' ', 1)[0]} that this version can read")
         state = metadata["state"]
         if _checksum(tensors, state) != metadata["sha256"]:
             raise CheckpointError(f"checkpoint {path} is damaged: its checksum does not fit")

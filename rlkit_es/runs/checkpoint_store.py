@@ -127,10 +127,14 @@ def find_checkpoint(path: Path, which: str | int = "last") -> Checkpoint:
     """
     try:
         is_directory = path.is_dir()
+        if not is_directory and not path.suffix and not path.exists():
+            path = Path(f"{path}{_SUFFIX}")  # as it is saved
     except OSError as error:  # of a name that is too long, or below a directory that may not be read
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not is_directory:
         return read_checkpoint(path)
     inside = path / CHECKPOINTS
+    if not inside.is_dir() and (runs := sorted(path.glob(f"*/{CHECKPOINTS}"))):
+        raise UserError(f"{path} is not one run: choose {' or '.join(str(run.parent) for run in runs[:10])}")
     found, _ = CheckpointStore(inside if inside.is_dir() else path, keep=1).load(which)
     return found

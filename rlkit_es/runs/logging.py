@@ -139,18 +139,18 @@ class ConsoleLogger:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 TaskProgressColumn(),
-                TextColumn("return {task.fields[episode_return]:.1f}"),
+                TextColumn("return {task.fields[episode_return]}"),
                 TextColumn("{task.fields[speed]:,.0f} steps/s"),
                 TimeRemainingColumn(),
                 console=Console(file=stream),
             )
-            nan = float("nan")
-            self._task = self._bar.add_task(description, total=total_steps, episode_return=nan, speed=0)
+            self._task = self._bar.add_task(description, total=total_steps, episode_return="-", speed=0)
             self._bar.start()
 
     def log(self, metrics: dict[str, float]) -> None:
         steps = metrics["env_steps"]
-        episode_return, speed = metrics["episode_return_mean"], metrics["steps_per_second"]
+        mean, speed = metrics["episode_return_mean"], metrics["steps_per_second"]
+        episode_return = "-" if math.isnan(mean) else f"{mean:.1f}"  # before the first episode has ended
         if self._bar is not None:
             self._bar.update(
                 self._task,
@@ -163,7 +163,7 @@ class ConsoleLogger:
             left = max(self._total - steps, 0) / max(steps / max(metrics["wall_seconds"], 1e-9), 1e-9)
             print(
                 f"{self._description}  {steps:>10,.0f} / {self._total:,} steps  "
-                f"return {episode_return:9.1f}  {speed:8,.0f} steps/s  {left:5.0f} s left",
+                f"return {episode_return:>9}  {speed:8,.0f} steps/s  {left:5.0f} s left",
                 file=self._stream,
                 flush=True,
             )

@@ -17,7 +17,7 @@ from typing import Any
 
 from rlkit_es.envs.registry import choose_backend
 from rlkit_es.envs.vector_env import env_seeds
-from rlkit_es.errors import UserError
+from rlkit_es.errors import InUseError, UserError
 from rlkit_es.runs.checkpoint_store import CHECKPOINTS, CheckpointStore
 from rlkit_es.runs.files import write_atomically
 from rlkit_es.runs.launch import is_of
@@ -106,7 +106,7 @@ def claimed(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"run directory {path} is in use by another process") from error
+            raise InUseError(f"run directory {path} is in use by another process") from error
         except OSError:  # a file system without locks
             pass
         yield

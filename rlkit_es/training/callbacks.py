@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from rlkit_es.errors import UserError
 from rlkit_es.training.evaluate import Evaluation
 
 if TYPE_CHECKING:
@@ -44,6 +45,17 @@ class Callback:
 
     def on_checkpoint(self, trainer: Trainer, path: Path) -> None:
         """The checkpoint at ``path`` is complete and on disk."""
+
+
+def check_hooks(loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> None:
+    """Raises UserError: one of them is not what it should be."""
+    for name, kind, given in (("loggers", "Logger", loggers), ("callbacks", "Callback", callbacks)):
+        if not isinstance(given, Sequence):
+            raise UserError(f"{name} must be a list, got {given!r}")
+        method = {"Logger": "log", "Callback": "on_iteration"}[kind]
+        for each in given:
+            if isinstance(each, type) or not callable(getattr(each, method, None)):
+                raise UserError(f"{name} must be objects of a class that inherits from {kind}, got {each!r}")
 
 
 class Store(Protocol):

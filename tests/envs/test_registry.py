@@ -84,6 +84,29 @@ def test_an_unknown_id_names_the_closest(wrong: str, right: str, backend: str) -
     assert right in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["Pong-v5", "Pong-v4", "PongNoFrameskip-v4", "PongDeterministic-v0"])
+@pytest.mark.parametrize("backend", ["auto", "envpool", "gymnasium"])
+def test_a_game_by_another_name_is_told_its_name_here(name: str, backend: str) -> None:
+    with pytest.raises(UserError, match=rf"'{name}' is called ALE/Pong-v5 here") as refused:
+        choose_backend(name, backend)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("other", ["TicTacToe3d-v5", "TicTacToe3D-v4"])
+def test_a_game_that_envpool_spells_otherwise(other: str) -> None:
+    with pytest.raises(UserError, match="is called ALE/TicTacToe3D-v5 here"):
+        choose_backend(other, "auto")
+
+
+def test_an_environment_of_ones_own_may_have_the_name_of_a_game() -> None:
+    gym.registry.pop("Tennis-v0", None)
+    gym.register("Tennis-v0", entry_point="toy_envs:Walk")
+    try:
+        assert choose_backend("Tennis-v0", "auto")[0] == "gymnasium"
+    finally:
+        del gym.registry["Tennis-v0"]
+
+
 @pytest.mark.filterwarnings("ignore:.*latest versioned.*")
 def test_the_version_may_be_left_out_as_in_gymnasium() -> None:
     with gym.make("HalfCheetah") as newest:

@@ -213,7 +213,7 @@ def test_another_format_is_refused_as_such(tmp_path: Path, format_: str | None) 
     write_checkpoint(tmp_path / "file", TINY)
     metadata = {} if format_ is None else {"format": format_}
     rewrite_header(tmp_path / "file", lambda header: header.update(__metadata__=metadata))
-    with pytest.raises(CheckpointError, match="not rlkit_es checkpoint that this version can read"):
+    with pytest.raises(CheckpointError, match="not an rlkit_es checkpoint that this version can read"):
         read_checkpoint(tmp_path / "file")
     assert FORMAT.startswith("rlkit_es checkpoint ")
 

@@ -302,6 +302,23 @@ def test_a_checkpoint_is_found_from_its_file_its_directory_and_its_run(
         find_checkpoint(tmp_path / "empty")
 
 
+def test_a_directory_of_runs_names_them(tmp_path: Path) -> None:
+    for name in ("seed0", "seed1"):
+        (tmp_path / name / CHECKPOINTS).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"is not one run: choose \S+/seed0 or \S+/seed1$"):
+        find_checkpoint(tmp_path)
+
+
+def test_the_suffix_may_be_left_out_as_in_saving(
+    tmp_path: Path, store: CheckpointStore, trainer: Trainer
+) -> None:
+    save_at(store, trainer, 1)
+    store._path(1).rename(tmp_path / "cheetah.safetensors")
+    assert_same(find_checkpoint(tmp_path / "cheetah"), find_checkpoint(tmp_path / "cheetah.safetensors"))
+    with pytest.raises(UserError, match=r"cannot read .*lion\.safetensors: No such file"):
+        find_checkpoint(tmp_path / "lion")
+
+
 @pytest.mark.parametrize("name", ["step-7.safetensors", "step-00000000000000007.safetensors"])
 def test_a_copy_whose_name_is_of_other_digits_hides_no_checkpoint(
     store: CheckpointStore, trainer: Trainer, name: str

@@ -35,6 +35,8 @@ def test_some_twenty_plain_lines_where_there_is_no_terminal(iterations: int) -> 
     assert min(iterations, 18) <= len(lines) <= 22
     assert all("espo Humanoid-v4" in line and "\x1b" not in line and "\r" not in line for line in lines)
     assert f"{total:,} / {total:,} steps" in lines[-1]
+    assert "return         -  " in lines[0]
+    assert "nan" not in stream.getvalue()
 
 
 @pytest.mark.parametrize("steps", [0, 1, 500, 1500])
@@ -42,6 +44,7 @@ def test_a_progress_bar_on_a_terminal(steps: int) -> None:
     stream = Terminal()
     logger = ConsoleLogger(1000, "espo Humanoid-v4", stream)
     logger.log(metrics(steps, math.nan))
+    assert "nan" not in stream.getvalue()
     logger.log(metrics(steps))
     logger.close()
     assert "espo Humanoid-v4" in stream.getvalue()

@@ -793,8 +793,9 @@ def test_a_directory_in_use_is_refused_in_one_line(
     with claimed(tmp_path / "run"):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         assert run.main(["--resume", "run", "--import", "toy_envs"]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line == "error: run directory run is in use by another process"
+        captured = capsys.readouterr()
+        assert captured.err == "error: run directory run is in use by another process\n"
+        assert "to go on" not in captured.out
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     go_on(tmp_path / "run")
     assert differences(tmp_path / "run", whole(config)) == []

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from rlkit_es import PPO, Callback, Evaluation, Logger
+from rlkit_es import PPO, Callback, Evaluation, Logger, UserError
 from rlkit_es.runs.checkpoint_file import read_checkpoint
+from rlkit_es.runs.experiment import History
 from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
 from rlkit_es.training.progress import crosses
@@ -92,6 +93,28 @@ def test_a_stop_request_makes_the_iteration_the_last_one(capsys: pytest.CaptureF
     assert Path("run/evaluation.json").exists()
     agent.learn(64)
     assert agent.env_steps == 256
+
+
+@pytest.mark.parametrize(
+    "hooks",
+    [
+        {"callbacks": Callback()},
+        {"callbacks": [Callback]},
+        {"callbacks": [lambda *_: None]},
+        {"callbacks": [History()]},
+        {"loggers": History()},
+        {"loggers": [History]},
+        {"loggers": [print]},
+    ],
+)
+def test_what_is_no_list_of_callbacks_or_loggers_is_refused_in_one_line(hooks: dict[str, Any]) -> None:
+    agent = PPO("CartPole-v1", num_envs=2, rollout_steps=8)
+    (name,) = hooks
+    with pytest.raises(UserError, match=rf"^{name} must be ") as refused:
+        agent.learn(16, **hooks)
+    assert "\n" not in str(refused.value)
+    assert agent.env_steps == 0
+    agent.close()
 
 
 def test_loggers_are_closed_when_training_fails() -> None:
