@@ -20,6 +20,7 @@ from rlkit_es.commands.settings import grouped_meanings
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.learners.slots import SLOTS
 from rlkit_es.training.config import Config
+from rlkit_es.training.other_names import OTHER_NAMES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -123,15 +124,37 @@ def named(cell: str) -> set[str]:
     return set(re.findall(r"`(\w+)`", cell))
 
 
+# By the page's revisions: neither is installed with the extra ``peers``.
+_CLEANRL = """
+env_id total_timesteps num_envs num_steps num_minibatches update_epochs learning_rate anneal_lr gamma
+gae_lambda clip_coef vf_coef ent_coef max_grad_norm norm_adv target_kl clip_vloss Agent seed cuda track
+"""
+_RSL_RL = """
+VecEnv max_iterations num_steps_per_env num_mini_batches num_learning_epochs learning_rate schedule gamma
+lam clip_param value_loss_coef entropy_coef max_grad_norm normalize_advantage_per_mini_batch desired_kl PPO
+actor_hidden_dims activation init_noise_std empirical_normalization use_clipped_value_loss device log_dir
+rnd_cfg symmetry_cfg
+"""
+
+
+def test_what_is_said_of_another_name_is_what_the_page_says() -> None:
+    compared = 0
+    for ours, *theirs in rows("Hyperparameters"):
+        for name in set().union(*map(named, theirs)) & OTHER_NAMES.keys():
+            here = OTHER_NAMES[name].partition(",")[0]
+            assert here in named(ours) or name == "policy_kwargs", name
+            compared += 1
+    assert compared > 20
+
+
 def test_our_column_of_the_equivalents_has_settings_alone() -> None:
-    ours = {field.name for field in dataclasses.fields(Config)} | {*SLOTS["stop"]}
+    ours = {field.name for field in dataclasses.fields(Config)} | {*SLOTS["stop"]} | {*RECIPES}
     assert set().union(*(named(cells[0]) for cells in rows("Hyperparameters"))) <= ours
 
 
 def test_the_other_columns_name_what_the_libraries_have() -> None:
     sb3 = pytest.importorskip("stable_baselines3")
     tianshou = pytest.importorskip("tianshou")
-    from contenders import cleanrl_style
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.policies import ActorCriticPolicy
     from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
@@ -142,12 +165,14 @@ def test_the_other_columns_name_what_the_libraries_have() -> None:
         return {name for f in functions for name in inspect.signature(f).parameters}
 
     theirs = (
-        arguments(sb3.PPO, make_vec_env, ActorCriticPolicy) | {"make_vec_env", "VecNormalize"},
+        arguments(sb3.PPO, sb3.PPO.learn, make_vec_env, ActorCriticPolicy)
+        | {"make_vec_env", "learn", "VecNormalize"},
         arguments(
             tianshou.algorithm.PPO, ProbabilisticActorPolicy, AdamOptimizerFactory, OnPolicyTrainerParams
         )
-        | {"VectorEnvNormObs"},
-        {name for name in vars(cleanrl_style) if name.isupper()},
+        | {"VectorEnvNormObs", "lr_scheduler"},
+        set(_CLEANRL.split()),
+        set(_RSL_RL.split()),
     )
     for cells in rows("Hyperparameters"):
         for cell, known in zip(cells[1:], theirs, strict=True):
