@@ -133,6 +133,7 @@ class ConsoleLogger:
         self._description = description
         self._stream = stream
         self._next_line = 0.0
+        self._first: tuple[float, float] | None = None  # steps and seconds after the first iteration
         self._bar: Progress | None = None
         if stream.isatty():
             self._bar = Progress(
@@ -160,13 +161,21 @@ class ConsoleLogger:
             )
         elif steps >= self._next_line or steps >= self._total:
             self._next_line = steps + self._total / 20
-            left = max(self._total - steps, 0) / max(steps / max(metrics["wall_seconds"], 1e-9), 1e-9)
             print(
                 f"{self._description}  {steps:>10,.0f} / {self._total:,} steps  "
-                f"return {episode_return:>9}  {speed:8,.0f} steps/s  {left:5.0f} s left",
+                f"return {episode_return:>9}  {speed:8,.0f} steps/s  {self._left(metrics):>5} s left",
                 file=self._stream,
                 flush=True,
             )
+
+    def _left(self, metrics: dict[str, float]) -> str:
+        """Seconds until the end, at the speed since the first iteration, in which the update is compiled."""
+        steps, seconds = metrics["env_steps"], metrics["wall_seconds"]
+        if self._first is None:
+            self._first = steps, seconds
+        done, taken = steps - self._first[0], seconds - self._first[1]
+        to_do = max(self._total - steps, 0)
+        return "0" if not to_do else f"{to_do * taken / done:.0f}" if done else "-"
 
     def flush(self) -> None:
         """Each line is shown as it comes."""

@@ -39,6 +39,16 @@ def test_some_twenty_plain_lines_where_there_is_no_terminal(iterations: int) -> 
     assert "nan" not in stream.getvalue()
 
 
+def test_what_is_left_is_told_by_the_speed_after_the_first_iteration_which_compiles() -> None:
+    stream = io.StringIO()
+    logger = ConsoleLogger(10_000, "espo", stream)
+    for steps in (1000, 2000, 3000, 10_500):
+        logger.log({**metrics(steps), "wall_seconds": 60 + steps / 1000})
+    logger.close()
+    left = [line.split("steps/s")[1].strip() for line in stream.getvalue().splitlines()]
+    assert left == ["- s left", "8 s left", "7 s left", "0 s left"]
+
+
 @pytest.mark.parametrize("steps", [0, 1, 500, 1500])
 def test_a_progress_bar_on_a_terminal(steps: int) -> None:
     stream = Terminal()
