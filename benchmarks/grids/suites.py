@@ -124,6 +124,8 @@ _PPO_CHOICES = {
     ),
     "recomputed_critic_1e-3": _ppo_before(critic="1e-3", recomputed=True),
     "with_minibatch_128": "--minibatch-size 128",
+    "with_log_std_-0.5": "--log-std-init -0.5",
+    "with_log_std_-1.4": "--log-std-init -1.4",
 }
 _TRPO_CHOICES = {
     "log_std_-0.5": "--log-std-init -0.5",
@@ -167,6 +169,8 @@ _SD_ESPO_CHOICES = {
     "rate_3e-4": _espo_before(**_ONE_RATE),
     "recomputed": "--critic-learning-rate 3e-4",
     "as_ppo": _AS_PPO,
+    "log_std_-0.5": "--log-std-init -0.5",
+    "log_std_-1.4": "--log-std-init -1.4",
     "dropout_0.5": "--dropout-threshold 0.5",
     "large_minibatches": _LARGE_MINIBATCHES,
 }
