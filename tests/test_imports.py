@@ -15,7 +15,7 @@ MODULES = {
 
 # From the bottom up: each part may import itself and what is further down.
 LAYERS = [["errors"], ["types"], ["core"], ["ranks"], ["models"], ["learners"], ["training"], ["runs"]]
-TOP = ["agent", "algorithms", "commands", "run", "cli", "_version", "__init__"]
+TOP = ["agent", "algorithms", "commands", "run", "cli", "__main__", "_version", "__init__"]
 ENVS_MAY_IMPORT = {"rlkit_es.types", "rlkit_es.errors", "rlkit_es.core.running_stats"}
 
 

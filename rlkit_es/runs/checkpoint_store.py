@@ -127,8 +127,9 @@ def find_checkpoint(path: Path, which: str | int = "last") -> Checkpoint:
     """
     try:
         is_directory = path.is_dir()
-        if not is_directory and not path.suffix and not path.exists():
-            path = Path(f"{path}{_SUFFIX}")  # as it is saved
+        saved = Path(f"{path}{_SUFFIX}")  # where `save` puts it
+        if not is_directory and not path.exists() and saved.exists():
+            path = saved
     except OSError as error:  # of a name that is too long, or below a directory that may not be read
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not is_directory:

@@ -27,7 +27,9 @@ def resolve_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:  # whose message lists everything that torch may be built for
-        raise UserError(f"device {name!r} cannot be used here: use auto, cpu, cuda, cuda:1 or mps") from error
+        raise UserError(
+            f"device {name!r} cannot be used here: use --device cpu, or cuda, cuda:1 or mps"
+        ) from error
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -170,7 +170,7 @@ def test_the_final_picture_of_an_episode(mode: AutoresetMode) -> None:
 
 def test_envpools_atari_is_a_picture() -> None:
     pytest.importorskip("envpool")
-    (envs,) = make_vector_envs("Pong-v5", 1, backend="envpool")
+    (envs,) = make_vector_envs("ALE/Pong-v5", 1, backend="envpool")
     assert envs.observation.pixels
     assert envs.reset([0]).shape == (1, 4, 84, 84)
     envs.close()
