@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Never, Self
@@ -200,9 +201,9 @@ class Algorithm:
         self.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Another agent that is as far, with environments of its own."""
-        checkpoint = take_checkpoint(self._trainer)
-        copied = restored(checkpoint, self.config, self._trainer.ranks)
+        """Another agent that is as far, with environments of its own; the run directory stays this one's."""
+        config = dataclasses.replace(self.config, run_dir=None, wandb=None)
+        copied = restored(take_checkpoint(self._trainer), config, self._trainer.ranks)
         return type(self).of(copied, from_file=self._from_file)
 
     def __reduce__(self) -> Never:

@@ -40,13 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _usage() -> str:
     lines = [f"  {name:<9} {_meaning(command)}" for name, command in COMMANDS.items()]
     return "\n".join(
-        [
-            "usage: rlkit-es COMMAND ...",
-            "",
-            *lines,
-            "",
-            "rlkit-es COMMAND --help explains each.",
-        ]
+        ["usage: rlkit-es COMMAND ...", "", *lines, "", "rlkit-es COMMAND --help explains each."]
     )
 
 

@@ -78,6 +78,15 @@ def test_a_copy_is_another_agent_that_is_as_far(pendulum: Algorithm) -> None:
     copied.close()
 
 
+def test_a_copy_leaves_the_run_directory_to_the_original(tmp_path: Path) -> None:
+    with PPO("CartPole-v1", **SMALL, run_dir=tmp_path / "run", eval_episodes=0).learn(64) as agent:
+        before = (tmp_path / "run" / "metrics.csv").read_text()
+        with copy.deepcopy(agent) as copied:
+            copied.learn(64)
+        assert copied.config.run_dir is None
+        assert (tmp_path / "run" / "metrics.csv").read_text() == before
+
+
 def test_an_agent_is_not_pickled_but_saved(pendulum: Algorithm) -> None:
     with pytest.raises(UserError, match=r"not pickled: save\(path\) writes .* rlkit_es.load\(path\) reads"):
         pickle.dumps(pendulum)
