@@ -125,6 +125,7 @@ _PPO_CHOICES = {
     "recomputed_critic_1e-3": _ppo_before(critic="1e-3", recomputed=True),
     "with_minibatch_128": "--minibatch-size 128",
     "with_log_std_-0.5": "--log-std-init -0.5",
+    "with_log_std_-1": "--log-std-init -1",
     "with_log_std_-1.4": "--log-std-init -1.4",
 }
 _TRPO_CHOICES = {
