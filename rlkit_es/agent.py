@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Never, Self
 
@@ -16,7 +16,13 @@ from rlkit_es.runs.checkpoint_store import find_checkpoint
 from rlkit_es.runs.experiment import run
 from rlkit_es.runs.files import writing
 from rlkit_es.training.callbacks import Callback, Logger, check_hooks
-from rlkit_es.training.checkpoint import config_of, require_imported_environment, restored, take_checkpoint
+from rlkit_es.training.checkpoint import (
+    Checkpoint,
+    config_of,
+    require_imported_environment,
+    restored,
+    take_checkpoint,
+)
 from rlkit_es.training.config import Config, require_known
 from rlkit_es.training.threads import kept_threads
 from rlkit_es.training.trainer import Trainer
@@ -63,9 +69,7 @@ class Algorithm:
             CheckpointError: it is damaged, or not one of this algorithm, or of these settings.
             UserError: there is none, or no such setting.
         """
-        require_known(changes)
-        loaded = find_checkpoint(Path(path), checkpoint)
-        config = config_of(loaded, device=device, **changes)
+        loaded, config = read_saved(path, checkpoint, {"device": device, **changes})
         if cls.recipe not in (None, config.algo):
             raise CheckpointError(f"{path} is of {config.algo}, not of {cls.recipe}: use rlkit_es.load")
         return cls.of(restored(loaded, config), from_file=True)
@@ -223,6 +227,15 @@ class Algorithm:
             require_imported_environment(self.config)
 
 
+def read_saved(
+    path: str | Path, checkpoint: str | int, changes: Mapping[str, Any]
+) -> tuple[Checkpoint, Config]:
+    """A checkpoint and its settings with ``changes`` in their place; raises as `Algorithm.load`."""
+    require_known(changes)
+    loaded = find_checkpoint(Path(path), checkpoint)
+    return loaded, config_of(loaded, **changes)
+
+
 def _numbers(observation: Any) -> np.ndarray:
     """Raises UserError: it is no array of numbers."""
     try:
@@ -230,11 +243,10 @@ def _numbers(observation: Any) -> np.ndarray:
     except ValueError:  # of parts with different shapes
         array = np.empty(0, dtype=object)
     if array.dtype.kind not in "biuf":
-        hint = ", which is what env.reset() returns: pass its first part" if _is_reset(observation) else ""
-        hint = ": gymnasium.spaces.flatten makes an array of it" if isinstance(observation, dict) else hint
+        hint = ""
+        if isinstance(observation, dict):
+            hint = ": gymnasium.spaces.flatten makes an array of it"
+        elif isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+            hint = ", which is what env.reset() returns: pass its first part"
         raise UserError(f"observation must be an array of numbers, got a {type(observation).__name__}{hint}")
     return array
-
-
-def _is_reset(observation: Any) -> bool:
-    return isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlkit_es.agent import Algorithm
+from rlkit_es.agent import Algorithm, read_saved
 from rlkit_es.errors import UserError
-from rlkit_es.runs.checkpoint_store import find_checkpoint
 from rlkit_es.runs.experiment import go_on
 from rlkit_es.runs.resume import continued, open_together
 from rlkit_es.training.callbacks import Callback, Logger, check_hooks
-from rlkit_es.training.checkpoint import config_of, restored
+from rlkit_es.training.checkpoint import restored
 from rlkit_es.training.config import require_known
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.joining import current_ranks
@@ -83,9 +82,7 @@ def load(
     path: str | Path, *, checkpoint: str | int = "last", device: str = "auto", **changes: Any
 ) -> Algorithm:
     """`Algorithm.load` of the class that the file is of."""
-    require_known(changes)
-    loaded = find_checkpoint(Path(path), checkpoint)
-    config = config_of(loaded, device=device, **changes)
+    loaded, config = read_saved(path, checkpoint, {"device": device, **changes})
     return ALGORITHMS[config.algo].of(restored(loaded, config), from_file=True)
 
 

@@ -13,7 +13,7 @@ from rlkit_es.commands.options import import_modules, take
 from rlkit_es.commands.resumption import PROGRAM, changed_config, command_to_go_on, result_of, say
 from rlkit_es.commands.settings import parse_config
 from rlkit_es.errors import InUseError, UserError
-from rlkit_es.learners.recipes import RECIPES, find_recipe
+from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.learners.unread import refuse_unread
 from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.runs.checkpoint_store import CheckpointStore
@@ -84,7 +84,7 @@ def parse(arguments: Sequence[str]) -> Config:
             "run that was stopped; --import MODULE imports a module of yours first."
         ),
     )
-    refuse_unread(config.algo, find_recipe(config.algo), config, vars(defaults))
+    refuse_unread(config.algo, config, vars(defaults))
     return config
 
 

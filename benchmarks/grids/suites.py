@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 
 from rlkit_es.errors import UserError, look_up, suggestion
 
@@ -93,11 +94,15 @@ _STOPPING = {
 }
 
 
-def _ppo_before(*more: str, critic: str = "None", log_std: str = "None", recomputed: bool = False) -> str:
-    """PPO with one learning rate for all, and advantages that are computed once; with exceptions."""
-    rates = f"--critic-learning-rate {critic} --log-std-learning-rate {log_std}"
+def _before(*more: str, policy: str, critic: str, log_std: str, recomputed: bool = False) -> str:
+    """Every rate, and whether advantages are recomputed, whatever the defaults are by now; and ``more``."""
+    rates = f"--learning-rate {policy} --critic-learning-rate {critic} --log-std-learning-rate {log_std}"
     return " ".join([rates, "--recompute-advantages" if recomputed else "--no-recompute-advantages", *more])
 
+
+# As the recipes were before their present rates.
+_ppo_before = partial(_before, policy="3e-4", critic="None", log_std="None")
+_espo_before = partial(_before, policy="1e-4", critic="3e-4", log_std="5e-4")
 
 # What the defaults are chosen from; the environments that are not among these judge the choice.
 _PPO_CHOICES = {
@@ -140,14 +145,6 @@ _TRPO_CHOICES = {
     "short_rollouts": "--rollout-steps 16",
     "width_128": "--hidden-sizes 128 128",
 }
-
-
-def _espo_before(*more: str, policy: str = "1e-4", critic: str = "3e-4", log_std: str = "5e-4") -> str:
-    """ESPO or SD-ESPO with a slower critic, and advantages that are computed once; with exceptions."""
-    rates = f"--learning-rate {policy} --critic-learning-rate {critic} --log-std-learning-rate {log_std}"
-    return " ".join([rates, "--no-recompute-advantages", *more])
-
-
 _ONE_RATE = {"policy": "3e-4", "log_std": "3e-4"}
 _LARGE_MINIBATCHES = _espo_before(
     "--minibatch-size 512 --epochs 20 --critic-epochs 20", critic="1e-3", log_std="1e-3"

@@ -63,7 +63,7 @@ def collection(turn: Turn, effort: Effort, *, precision: Precision) -> None:
     collector = trainer.begin_segment()
 
     def collect() -> int:
-        with acting_threads(torch.get_num_threads()):
+        with acting_threads():
             rollout = collector.collect(trainer.policy)
         prepare_batch(rollout, trainer.policy, None, gamma=0.99, gae_lambda=0.95, sign_rewards=True)
         return int(rollout.valid.sum())

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from rlkit_es.errors import UserError, suggestion
-from rlkit_es.training.other_names import OTHER_NAMES, hint
+from rlkit_es.errors import UserError
+from rlkit_es.training.other_names import hint
 
 _POWER = re.compile(r"\d+(\.\d+)?[eE]\+?\d+")
 
@@ -42,8 +42,7 @@ def _setting(option: str, hints: Mapping[str, Any]) -> str:
     if hints.get(name.removeprefix("no_")) in (bool, bool | None):
         return name.removeprefix("no_")
     known = [f"--{setting.replace('_', '-')}" for setting in hints]
-    said = hint(name, hints) if name in OTHER_NAMES else suggestion(option, known)
-    raise UserError(f"unknown option {option}; {said}")
+    raise UserError(f"unknown option {option}; {hint(name, known, option)}")
 
 
 def _whole(value: str, kind: Any) -> str:

@@ -38,11 +38,12 @@ def parse_config(arguments: Sequence[str], defaults: Config, *, prog: str, descr
     Raises:
         UserError: a value cannot be used.
     """
-    groups = [_options(title, settings, defaults) for title, settings in grouped_meanings().items()]
+    hints = get_type_hints(Config)
+    groups = [_options(title, settings, defaults, hints) for title, settings in grouped_meanings().items()]
     fields = [(f"group_{number}", group, group()) for number, group in enumerate(groups)]
     parsed: Any = tyro.cli(
         dataclasses.make_dataclass("Settings", fields),
-        args=checked(arguments, get_type_hints(Config)),
+        args=checked(arguments, hints),
         prog=prog,
         description=description,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
@@ -61,9 +62,8 @@ def grouped_meanings() -> dict[str, dict[str, str]]:
     return groups
 
 
-def _options(title: str, settings: Mapping[str, str], defaults: Config) -> Any:
+def _options(title: str, settings: Mapping[str, str], defaults: Config, hints: Mapping[str, Any]) -> Any:
     """A dataclass of the fields in ``settings``, each with its meaning, and ``title`` for a name."""
-    hints = get_type_hints(Config)
     fields = [
         (name, Annotated[hints[name], tyro.conf.arg(help=meaning)], getattr(defaults, name))
         for name, meaning in settings.items()

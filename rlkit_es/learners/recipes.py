@@ -111,15 +111,18 @@ def find_recipe(name: str) -> Recipe:
     return look_up("algorithm", name, RECIPES)
 
 
+def slot_names(recipe: Recipe, config: UpdateConfig) -> dict[str, str]:
+    """What fills each of `SLOTS`: the recipe's choice, or what ``config`` puts in its place."""
+    return {slot: getattr(recipe if getattr(config, slot) is None else config, slot) for slot in SLOTS}
+
+
 def fill_slots(recipe: Recipe, config: UpdateConfig) -> Slots:
     """The recipe's slots, or those that ``config`` puts in their place, bound to ``config``.
 
     Raises:
         UserError: ``config`` asks for what cannot apply to this kind of step.
     """
-    surrogate, mask, stop, constraint = (
-        getattr(recipe if getattr(config, slot) is None else config, slot) for slot in SLOTS
-    )
+    surrogate, mask, stop, constraint = slot_names(recipe, config).values()
     check_applies(recipe.step, config, mask=mask, stop=stop, constraint=constraint)
     return Slots(
         surrogate=_bind(SLOTS["surrogate"][surrogate], config),

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.recipes import Recipe
+from rlkit_es.learners.recipes import Recipe, find_recipe, slot_names
 from rlkit_es.learners.slots import SLOTS
 
 # Hyperparameters of functions that may or may not fill a slot. Not among them: `dropout_threshold`, which
@@ -16,21 +16,21 @@ from rlkit_es.learners.slots import SLOTS
 _OF_SLOTS = ("clip_range", "dropout_rate", "deviation_threshold", "deviation_statistic", "max_kl")
 
 
-def refuse_unread(algo: str, recipe: Recipe, config: UpdateConfig, usual: Mapping[str, Any]) -> None:
+def refuse_unread(algo: str, config: UpdateConfig, usual: Mapping[str, Any]) -> None:
     """What is otherwise than usual is read by a function in one of the slots.
 
     What is usual need not be: the defaults of a kind of environment are for all recipes.
 
     Args:
         algo: the recipe's name.
-        recipe: itself.
         config: the settings.
         usual: what they would be if nobody had said anything; left out: as `UpdateConfig` has it.
 
     Raises:
         UserError: something is not read; the message says what would read it.
     """
-    filled = {slot: getattr(config, slot) or getattr(recipe, slot) for slot in SLOTS}
+    recipe = find_recipe(algo)
+    filled = slot_names(recipe, config)
 
     def given(name: str) -> bool:
         return bool(getattr(config, name) != usual.get(name, getattr(UpdateConfig, name)))

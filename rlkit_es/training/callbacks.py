@@ -49,10 +49,10 @@ class Callback:
 
 def check_hooks(loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> None:
     """Raises UserError: one of them is not what it should be."""
-    for name, kind, given in (("loggers", "Logger", loggers), ("callbacks", "Callback", callbacks)):
+    kinds = (("loggers", "Logger", "log", loggers), ("callbacks", "Callback", "on_iteration", callbacks))
+    for name, kind, method, given in kinds:
         if not isinstance(given, Sequence):
             raise UserError(f"{name} must be a list, got {given!r}")
-        method = {"Logger": "log", "Callback": "on_iteration"}[kind]
         for each in given:
             if isinstance(each, type) or not callable(getattr(each, method, None)):
                 raise UserError(f"{name} must be objects of a class that inherits from {kind}, got {each!r}")

@@ -263,7 +263,7 @@ class Config(UpdateConfig):
         kind = env_defaults(str(overrides.get("env", cls.env)), recipe.step)
         usual = {"algo": algo, **recipe.defaults, **kind, **published}
         config = cls(**{**usual, **overrides})
-        refuse_unread(algo, recipe, config, usual)
+        refuse_unread(algo, config, usual)
         return config
 
 

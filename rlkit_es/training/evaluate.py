@@ -13,7 +13,7 @@ from rlkit_es.errors import UserError
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.training.config import Config
 from rlkit_es.training.seeds import derive_seeds
-from rlkit_es.training.threads import acting_threads
+from rlkit_es.training.threads import acting_threads, threads
 
 MOST_ENVS = 16
 _LONGEST_EPISODE = 1_000_000
@@ -85,7 +85,7 @@ def evaluate_policy(
     )
     generator = None if deterministic else torch.Generator().manual_seed(seed)
     try:
-        with acting_threads(config.torch_threads or usable_cores()):
+        with threads(config.torch_threads or usable_cores()), acting_threads():
             return _run_episodes(policy, envs, episodes, seed, generator, env_steps)
     finally:
         envs.close()

@@ -42,6 +42,6 @@ _ELSEWHERE: Mapping[str, str] = {
 OTHER_NAMES: Mapping[str, str] = {name: here for here, names in _ELSEWHERE.items() for name in names.split()}
 
 
-def hint(name: str, known: Collection[str]) -> str:
-    """What ``name``, which is not ``known``, is called here, or the closest of what is known."""
-    return f"here it is {OTHER_NAMES[name]}" if name in OTHER_NAMES else suggestion(name, known)
+def hint(name: str, known: Collection[str], written: str | None = None) -> str:
+    """What ``name`` is called here, or the closest of what is ``known`` to how it was ``written``."""
+    return f"here it is {OTHER_NAMES[name]}" if name in OTHER_NAMES else suggestion(written or name, known)

@@ -24,6 +24,6 @@ def kept_threads() -> contextlib.AbstractContextManager[None]:
     return threads(torch.get_num_threads())
 
 
-def acting_threads(of: int) -> contextlib.AbstractContextManager[None]:
-    """Half ``of`` that many: the other cores step environments, and rows to act on are few."""
-    return threads(max(1, of // 2))
+def acting_threads() -> contextlib.AbstractContextManager[None]:
+    """Half as many threads as now: the other cores step environments, and rows to act on are few."""
+    return threads(max(1, torch.get_num_threads() // 2))

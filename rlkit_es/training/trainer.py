@@ -213,7 +213,7 @@ class Trainer:
         self.progress.iteration += 1
         started = yield Turn(self.progress.iteration)
         try:
-            with acting_threads(torch.get_num_threads()):
+            with acting_threads():
                 rollout = collector.collect(self.policy)
             prepared = prepare_batch(
                 rollout,
