@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import EXIT_USER_ERROR, Parser, count
+from command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser, count
 from grids.cells import Cell, describe_failure, path_name
 from grids.figures import plot_curves
 from grids.local_processes import LocalProcesses
@@ -45,7 +45,6 @@ RUNS = REPOSITORY / "runs" / "bench"
 RESULTS = REPOSITORY / "benchmarks" / "results" / "learning"
 
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 _OWN = ("algo", "env", "seed", "total-steps", "torch-threads", "env-threads", "run-dir")
 

@@ -1,6 +1,6 @@
 """How the speed of training grows: with ranks, and with environments, batch and network in one process.
 
-    python benchmarks/scaling.py                    # on an idle machine; some ten minutes
+    python benchmarks/scaling.py                    # on an idle machine; half an hour
     python benchmarks/scaling.py --ranks 1 2 4 --env Humanoid-v4
 
 Every run is a command of its own, and the first quarter of it is not counted. Runs take turns, round by
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from command_line import EXIT_USER_ERROR, Parser, count
+from command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser, count
 from grids.tables import compared_rates, table
 from machine import describe_machine, git_revision, one_line
 from measured.runs import CommandError, settled_speed, train
@@ -40,12 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     points = plan(chosen)
     speeds: dict[Point, list[float]] = {point: [] for point in points}
     try:
-        for _ in range(chosen.rounds):
+        for number in range(chosen.rounds):
             for point in points:
                 speeds[point].append(_speed(point, chosen))
+                said = f"round {number + 1}/{chosen.rounds}: {point.name}, {point.column}"
+                print(f"{said}: {speeds[point][-1]:,.0f} steps/s", file=sys.stderr, flush=True)
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
     for section in dict.fromkeys(point.section for point in points):
         print(f"\n{section}\n", *table_of(section, speeds), sep="\n")
     if chosen.output is not None:

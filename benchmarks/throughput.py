@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command_line import EXIT_USER_ERROR, Parser, count
+from command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser, count
 from machine import REPOSITORY, describe_machine, git_revision
 from measured import Effort
 from throughput_plan import GROUPS, Item, Plan, Row, make_plan
@@ -39,7 +39,6 @@ NOTES = (
 )
 
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 Samples = dict[str, list[float]]  # of each row's key, one a round
 

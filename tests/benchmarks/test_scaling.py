@@ -54,4 +54,6 @@ def test_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert scaling.main([*small, "--output", str(output)]) == 0
     figures = json.loads(output.read_text())["steps/s"]
     assert all(point["rounds"][0] > 0 for point in figures)
-    assert "2 ranks" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "2 ranks" in said.out
+    assert "round 1/1: 16 environments, 2 ranks: " in said.err

@@ -21,6 +21,7 @@ from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.runs import experiment, seed_runs
 from rlkit_es.runs.checkpoint_file import read_checkpoint
 from rlkit_es.runs.checkpoint_store import CheckpointStore, find_checkpoint
+from rlkit_es.runs.run_directory import claimed
 from rlkit_es.runs.run_records import find_runs, group_seeds
 from rlkit_es.training import memory
 from rlkit_es.training.trainer import Trainer
@@ -154,6 +155,18 @@ def test_a_run_of_one_seed_goes_on_by_itself(tmp_path: Path) -> None:
     assert rows_of(directory / "seed4")[-1]["env_steps"] >= 500
     assert run.main(["--resume", str(directory), *more]) == 0
     assert all(rows_of(directory / f"seed{seed}")[-1]["env_steps"] >= 500 for seed in SEEDS)
+
+
+def test_a_directory_in_use_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = train("ppo", tmp_path / "run", "--total-steps", "60")
+    capsys.readouterr()
+    with claimed(directory / "seed4"):
+        assert run.main(["--resume", str(directory), "--total-steps", "120"]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"error: run directory {directory / 'seed4'} is in use by another process\n"
+    assert "to go on" not in said.out
 
 
 def test_without_a_directory_they_go_to_one_that_names_the_seeds() -> None:
