@@ -94,15 +94,10 @@ _STOPPING = {
 }
 
 
-_NOISE_BEFORE = "--log-std-init -0.75"  # in every environment
-
-
 def _before(*more: str, policy: str, critic: str, log_std: str, recomputed: bool = False) -> str:
-    """The noise, every rate, and whether advantages are recomputed, whatever the defaults are by now."""
+    """Every rate, and whether advantages are recomputed, whatever the defaults are by now; and ``more``."""
     rates = f"--learning-rate {policy} --critic-learning-rate {critic} --log-std-learning-rate {log_std}"
-    return " ".join(
-        [_NOISE_BEFORE, rates, "--recompute-advantages" if recomputed else "--no-recompute-advantages", *more]
-    )
+    return " ".join([rates, "--recompute-advantages" if recomputed else "--no-recompute-advantages", *more])
 
 
 # As the recipes were before their present rates.
@@ -133,30 +128,28 @@ _PPO_CHOICES = {
         "--minibatch-size 128", log_std="1e-4", recomputed=True
     ),
     "recomputed_critic_1e-3": _ppo_before(critic="1e-3", recomputed=True),
-    "with_minibatch_128": f"{_NOISE_BEFORE} --minibatch-size 128",
-    "with_log_std_-0.75": _NOISE_BEFORE,
+    "with_minibatch_128": "--minibatch-size 128",
     "with_log_std_-0.5": "--log-std-init -0.5",
     "with_log_std_-1": "--log-std-init -1",
     "with_log_std_-1.4": "--log-std-init -1.4",
 }
 _TRPO_CHOICES = {
-    "log_std_-0.75": _NOISE_BEFORE,
     "log_std_-0.5": "--log-std-init -0.5",
     "log_std_-1": "--log-std-init -1",
     "kl_0.03_log_std_-1": "--max-kl 0.03 --log-std-init -1",
-    "kl_0.02": f"{_NOISE_BEFORE} --max-kl 0.02",
+    "kl_0.02": "--max-kl 0.02",
     "kl_0.02_log_std_-0.5": "--max-kl 0.02 --log-std-init -0.5",
     "kl_0.02_constant_log_std_-0.5": "--max-kl 0.02 --max-kl-schedule constant --log-std-init -0.5",
-    "kl_0.1": f"{_NOISE_BEFORE} --max-kl 0.1",
-    "gae_0.9": f"{_NOISE_BEFORE} --gae-lambda 0.9",
-    "short_rollouts": f"{_NOISE_BEFORE} --rollout-steps 16",
-    "width_128": f"{_NOISE_BEFORE} --hidden-sizes 128 128",
+    "kl_0.1": "--max-kl 0.1",
+    "gae_0.9": "--gae-lambda 0.9",
+    "short_rollouts": "--rollout-steps 16",
+    "width_128": "--hidden-sizes 128 128",
 }
 _ONE_RATE = {"policy": "3e-4", "log_std": "3e-4"}
 _LARGE_MINIBATCHES = _espo_before(
     "--minibatch-size 512 --epochs 20 --critic-epochs 20", critic="1e-3", log_std="1e-3"
 )
-_AS_PPO = f"{_NOISE_BEFORE} --learning-rate 3e-4 --log-std-learning-rate 1e-4"
+_AS_PPO = "--learning-rate 3e-4 --log-std-learning-rate 1e-4"
 _ESPO_CHOICES = {
     "critic_3e-4": _espo_before(),
     "rate_3e-4": _espo_before(**_ONE_RATE),
@@ -166,19 +159,17 @@ _ESPO_CHOICES = {
     "slow_log_std_rate": _espo_before(critic="1e-3", log_std="1e-4"),
     "fast_log_std_rate": _espo_before(critic="1e-3", log_std="1e-3"),
     "large_minibatches": _LARGE_MINIBATCHES,
-    "threshold_0.1": f"{_NOISE_BEFORE} --deviation-threshold 0.1",
+    "threshold_0.1": "--deviation-threshold 0.1",
     "as_ppo": _AS_PPO,
-    "log_std_-0.75": _NOISE_BEFORE,
 }
 _SD_ESPO_CHOICES = {
     "critic_3e-4": _espo_before(),
     "rate_3e-4": _espo_before(**_ONE_RATE),
-    "recomputed": f"{_NOISE_BEFORE} --critic-learning-rate 3e-4",
+    "recomputed": "--critic-learning-rate 3e-4",
     "as_ppo": _AS_PPO,
-    "log_std_-0.75": _NOISE_BEFORE,
     "log_std_-0.5": "--log-std-init -0.5",
     "log_std_-1.4": "--log-std-init -1.4",
-    "dropout_0.5": f"{_NOISE_BEFORE} --dropout-threshold 0.5",
+    "dropout_0.5": "--dropout-threshold 0.5",
     "large_minibatches": _LARGE_MINIBATCHES,
 }
 _NATURAL_DROPOUT = {"rate_1": "--dropout-rate 1", "rate_2": "--dropout-rate 2"}

@@ -76,9 +76,10 @@ class Config(UpdateConfig):
     activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
     """tanh is the steady choice for on-policy locomotion."""
 
-    log_std_init: float | None = None
-    """Initial log standard deviation of continuous actions. None: of 1 / sqrt(number of actions), so that the
-    noise is as long whatever the body. 0 explores widely, which sparse rewards need."""
+    log_std_init: float = -0.75
+    """Initial log standard deviation of continuous actions. 0 explores widely, which sparse rewards
+    need; -0.75 learns faster on locomotion tasks; with -1 Ant learns faster still, but Hopper and some
+    seeds of Walker2d settle for standing still."""
 
     normalize_observations: bool = True
     """Shift and scale observations by running statistics, frozen within an iteration."""
@@ -196,8 +197,7 @@ class Config(UpdateConfig):
         check_range(self, "torch_threads", "env_threads", high=1024)
         check_range(self, "num_envs", high=1_000_000)
         check_range(self, "gamma", "gae_lambda", "sticky_actions", low=0, high=1)
-        if self.log_std_init is not None:
-            check_range(self, "log_std_init", low=-10, high=5)
+        check_range(self, "log_std_init", low=-10, high=5)
         check_range(self, "observation_clip", "reward_clip", above=0)
         if not isinstance(self.hidden_sizes, tuple) or any(
             not isinstance(s, int) or s < 1 for s in self.hidden_sizes

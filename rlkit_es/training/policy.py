@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from rlkit_es.errors import UserError, first_line
@@ -28,11 +26,6 @@ def make_policy(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
     return policy
 
 
-def initial_log_std(config: Config, actions: int) -> float:
-    """The logarithm of the standard deviation that each of so many continuous actions begins with."""
-    return -0.5 * math.log(actions) if config.log_std_init is None else config.log_std_init
-
-
 def _make(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
     return ActorCritic(
         spaces.observation,
@@ -40,7 +33,7 @@ def _make(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
         network=config.network,
         hidden_sizes=config.hidden_sizes,
         activation=config.activation,
-        log_std_init=initial_log_std(config, spaces.action.size),
+        log_std_init=config.log_std_init,
         observation_clip=config.observation_clip,
         normalize_observations=config.normalize_observations,
         scale_actions=config.scale_actions,

@@ -298,7 +298,7 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "network": ("mpl", "", None, 3),
     "hidden_sizes": ((0,), (64, -1), (64.0,), ("64",), 64, "64", None),
     "activation": ("gelu", "", None, 3),
-    "log_std_init": (NAN, INF, -100, 100, "0"),
+    "log_std_init": (NAN, INF, -100, 100, "0", None),
     "normalize_observations": ("no", None),
     "observation_clip": NOT_POSITIVE,
     "normalize_rewards": ("no", None),
