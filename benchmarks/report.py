@@ -46,12 +46,16 @@ defaults; on MuJoCo nothing is chosen by environment.
 
 Returns are means of ten episodes of the deterministic policy after training, of raw rewards: mean ±
 standard deviation over seeds (number of seeds). Scores put environments on one scale: for MuJoCo 0 is
-random play and 1 the best published mean at that budget of any library with one configuration for all
-environments; for DM Control 1 is a return of 1000; for Atari 0 is random play and 1 a person. IQM,
-probability of improvement and performance profiles are those of Agarwal et al.
+random play and 1 the best mean that any library has published of an on-policy algorithm at that budget,
+with one configuration for all environments; for DM Control 1 is a return of 1000; for Atari 0 is random
+play and 1 a person. IQM, probability of improvement and performance profiles are those of Agarwal et al.
 ([arXiv:2108.13264](https://arxiv.org/abs/2108.13264)). Percentile-bootstrap intervals of three to five
-seeds are too narrow.
+seeds are too narrow; what has fewer than three seeds is not compared.
 """
+_SINGLE_RUNS = {
+    "dm_control": "[cheetah-run and finger-spin](environments.md#dm-control), three seeds each",
+    "atari": "[Pong](environments.md#learning-pong)",
+}
 _FIELDS = (
     *("env", "variant", "seeds", "mean", "std", "iqm", "interval_low", "interval_high"),
     *("max_over_training", "last_training_episodes"),
@@ -79,7 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _section(measured: Measurement, folder: Path) -> list[str]:
     if not measured.runs:
-        return ["Nothing of it has been run yet."]
+        elsewhere = _SINGLE_RUNS.get(measured.name)
+        return ["The suite has not been run." + (f" Outside it: {elsewhere}." if elsewhere else "")]
     _write_table(measured, folder / f"{measured.name}.csv")
     lines = [f"{measured.suite.total_steps:,} environment steps.", ""]
     if measured.name in ("ablation", "choosing"):

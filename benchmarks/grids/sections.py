@@ -22,6 +22,7 @@ from grids.suites import PAIRS, Suite
 from grids.tables import DIAGNOSTICS_CAPTION, diagnostics_table, number, provenance, returns_table, table
 
 _PROFILE_POINTS = 81
+_FEWEST_SEEDS = 3  # before variants are compared
 
 
 @dataclass(frozen=True)
@@ -61,25 +62,26 @@ class Measurement:
         ]
 
     def common_envs(self, variants: Sequence[str]) -> list[str]:
-        """Environments with a scale on which all of ``variants`` were run."""
+        """Environments with a scale on which enough seeds of all ``variants`` were run."""
         return [
             env
             for env, found in self.by_env.items()
-            if env in self.scales and all(name in found for name in variants)
+            if env in self.scales and all(_enough(found.get(name)) for name in variants)
         ]
 
     @property
     def complete_variants(self) -> list[str]:
-        """Those that were run wherever any was: what can be compared over the suite."""
-        return [v for v in self.variants if all(v in found for found in self.by_env.values())]
+        """Of which enough seeds were run wherever any were: what can be compared over the suite."""
+        return [v for v in self.variants if all(_enough(found.get(v)) for found in self.by_env.values())]
 
 
 def overview(measured: Measurement) -> list[str]:
-    """Mean and standard deviation by environment and variant, the best mean in bold."""
+    """Mean and standard deviation by environment and variant, the best mean of enough seeds in bold."""
     rows = []
     for env, found in measured.by_env.items():
-        best = max(np.mean([run.final_return for run in seeds]) for seeds in found.values())
-        rows.append([env, *(_mean_entry(found.get(name), float(best)) for name in measured.variants)])
+        means = [np.mean([run.final_return for run in seeds]) for seeds in found.values() if _enough(seeds)]
+        best = float(max(means, default=np.inf))
+        rows.append([env, *(_mean_entry(found.get(name), best) for name in measured.variants)])
     return table(["", *(f"`{name}`" for name in measured.variants)], rows)
 
 
@@ -121,7 +123,7 @@ def aggregates(measured: Measurement) -> list[str]:
 
 
 def improvements(measured: Measurement, pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """P(X > Y) for the pairs that were run on common environments."""
+    """P(X > Y) for the pairs of which enough seeds were run on common environments."""
     rows = []
     for better, worse in pairs:
         if envs := measured.common_envs([better, worse]):
@@ -192,6 +194,10 @@ def not_run(measured: Measurement) -> list[str]:
         elif missing:
             lines.append(f"- {env}: {', '.join(missing)}")
     return lines
+
+
+def _enough(seeds: Sequence[Run] | None) -> bool:
+    return seeds is not None and len(seeds) >= _FEWEST_SEEDS
 
 
 def _mean_entry(seeds: Sequence[Run] | None, best: float) -> str:

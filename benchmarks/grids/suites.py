@@ -104,6 +104,13 @@ def _before(*more: str, policy: str, critic: str, log_std: str, recomputed: bool
 _ppo_before = partial(_before, policy="3e-4", critic="None", log_std="None")
 _espo_before = partial(_before, policy="1e-4", critic="3e-4", log_std="5e-4")
 
+# Of 1 / sqrt(number of actions): on Hopper, on HalfCheetah and Walker2d, on Humanoid.
+_NOISE_BY_ACTIONS = {
+    "log_std_-0.55": "--log-std-init -0.5493061443340549",
+    "log_std_-0.9": "--log-std-init -0.8958797346140275",
+    "log_std_-1.42": "--log-std-init -1.416606672028108",
+}
+
 # What the defaults are chosen from; the environments that are not among these judge the choice.
 _PPO_CHOICES = {
     "one_rate": _ppo_before(),
@@ -132,8 +139,10 @@ _PPO_CHOICES = {
     "with_log_std_-0.5": "--log-std-init -0.5",
     "with_log_std_-1": "--log-std-init -1",
     "with_log_std_-1.4": "--log-std-init -1.4",
+    **{f"with_{name}": settings for name, settings in _NOISE_BY_ACTIONS.items()},
 }
 _TRPO_CHOICES = {
+    **_NOISE_BY_ACTIONS,
     "log_std_-0.5": "--log-std-init -0.5",
     "log_std_-1": "--log-std-init -1",
     "kl_0.03_log_std_-1": "--max-kl 0.03 --log-std-init -1",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import report
 from grid_examples import make_run
-from grids import scores, sections
+from grids import figures, scores, sections
 from grids.records import write_committed
 from grids.scores import Published, best_published, env_name, find_scale, read_published, under_protocol
 from grids.sections import Measurement
@@ -120,7 +120,16 @@ def test_changes_have_a_line_each_and_the_score_of_what_was_run():
 
 def test_a_single_seed_has_no_deviation():
     lines = sections.overview(measurement("ppo", seeds=1))
-    assert "| Hopper-v4 | **1,000 (1)** |" in lines
+    assert "| Hopper-v4 | 1,000 (1) |" in lines
+
+
+def test_what_has_too_few_seeds_is_not_compared():
+    measured = measurement("ppo", "espo")
+    few = measurement("ppo", "espo", runs=[r for r in measured.runs if r.variant == "ppo" or r.seed < 2])
+    assert sections.improvements(measured, [("espo", "ppo")])
+    assert sections.improvements(few, [("espo", "ppo")]) == []
+    assert few.complete_variants == ["ppo"]
+    assert "| Hopper-v4 | **1,001 ± 1.0 (3)** | 2,000 ± 0.7 (2) |" in sections.overview(few)
 
 
 def test_what_was_not_run_is_named():
@@ -139,6 +148,20 @@ def test_every_published_score_stands_beside_ours():
     assert hopper == ["| Hopper-v4 | tianshou: ppo | 1M | 2,609 ± 701 | max over training | 1,001 ± 1.0 |"]
 
 
+def test_a_variant_has_one_colour_wherever_it_was_run():
+    drawn = {}
+    measured = measurement("ppo", "trpo", "espo")
+    runs = [r for r in measured.runs if (r.env, r.variant) != ("Walker2d-v4", "trpo")]
+    variants = ["ppo", "trpo", "espo"]
+    for env, found in measurement(*variants, runs=runs).by_env.items():
+        axes = figures._new_figure(4, 3).add_subplot()
+        lines = figures._draw_curves(axes, found, variants)
+        drawn[env] = {name: line.get_color() for name, line in lines.items()}
+    assert drawn["Walker2d-v4"].keys() == {"ppo", "espo"}
+    assert drawn["Walker2d-v4"].items() <= drawn["Hopper-v4"].items()
+    assert len(set(drawn["Hopper-v4"].values())) == 3
+
+
 def test_the_page_is_written_from_what_is_committed(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "LEARNING", tmp_path / "learning")
     runs = list(measurement("ppo", "sd_ppo", "espo").runs)
@@ -149,7 +172,7 @@ def test_the_page_is_written_from_what_is_committed(tmp_path, monkeypatch):
     for part in ("## MuJoCo", "### What dropout changes", "### Beside published scores", "### Not run"):
         assert part in page
     assert "- Swimmer-v4: nothing" in page
-    assert page.split("## Atari")[1].strip().startswith("Nothing of it has been run yet.")
+    assert page.split("## Atari")[1].strip().startswith("The suite has not been run. Outside it: [Pong]")
     for name in ("mujoco-curves.png", "mujoco-profiles.png"):
         assert (tmp_path / "docs" / "results" / name).stat().st_size > 1000
         assert f"(results/{name})" in page
