@@ -23,10 +23,17 @@ from rlkit_es.training.checkpoint import (
     restored,
     take_checkpoint,
 )
-from rlkit_es.training.config import Config, require_known
+from rlkit_es.training.config import Config, as_settings
+from rlkit_es.training.idle import refuse_idle
 from rlkit_es.training.threads import kept_threads
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Spaces
+
+# What is not made anew where a policy and its optimiser are read.
+_MADE_OF = (
+    *("network", "hidden_sizes", "encoder", "share_encoder", "normalize_observations", "log_std_init"),
+    *("constraint", "initial_penalty"),
+)
 
 
 class Algorithm:
@@ -47,6 +54,10 @@ class Algorithm:
     def __init__(self, env: str, *, seed: int = 0, preset: str | None = None, **settings: Any) -> None:
         if self.recipe is None:
             raise UserError("Algorithm has no recipe: use one of its classes, such as PPO or ESPO")
+        if "algo" in settings:
+            raise UserError(f"{type(self).__name__} is {self.recipe}: leave algo out, or use another class")
+        if settings.get("wandb") is not None and settings.get("run_dir") is None:
+            raise UserError("wandb is given the run of a run directory: set run_dir too")
         self._begin(Trainer(Config.for_algorithm(self.recipe, preset=preset, env=env, seed=seed, **settings)))
 
     @classmethod
@@ -62,12 +73,12 @@ class Algorithm:
             checkpoint: of a run directory: "last", "best", or environment steps.
             device: where it is to be from here on.
             changes: settings that are to be otherwise from here on, as for fine-tuning: another
-                learning rate, or another environment with the same spaces. What a network or the
-                optimiser is made of cannot be.
+                learning rate, another environment with the same spaces, a run directory of its own.
+                What the networks and their normaliser are made of cannot be.
 
         Raises:
-            CheckpointError: it is damaged, or not one of this algorithm, or of these settings.
-            UserError: there is none, or no such setting.
+            CheckpointError: it is damaged, or not one of this algorithm.
+            UserError: there is none, or a setting that is unknown, or cannot be used or changed.
         """
         loaded, config = read_saved(path, checkpoint, {"device": device, **changes})
         if cls.recipe not in (None, config.algo):
@@ -125,7 +136,7 @@ class Algorithm:
         With ``run_dir`` set, the run is recorded there and evaluated at the end, as on the command line.
 
         Args:
-            total_steps: to add; None: those of the configuration.
+            total_steps: to add; None: those that the agent was made with.
             progress: whether to show it on the terminal.
             loggers: that take the metrics of every iteration.
             callbacks: that are called as training goes on.
@@ -136,7 +147,7 @@ class Algorithm:
         """
         check_hooks(loggers, callbacks)
         self._require_environment()
-        steps = self.config.total_steps if total_steps is None else total_steps
+        steps = self._total_steps if total_steps is None else total_steps
         with kept_threads():
             run(self._trainer, steps, progress=progress, loggers=loggers, callbacks=callbacks)
         return self
@@ -145,8 +156,8 @@ class Algorithm:
         """Actions for raw observations, ready for ``env.step``.
 
         Args:
-            observation: (O,) one, or (N, O) a batch; Dict observations as `gymnasium.spaces.flatten` gives
-                them. Pictures are (C, H, W), or (N, C, H, W), uint8.
+            observation: (O,) one, or (N, O) a batch; Dicts and arrays of more dimensions as
+                `gymnasium.spaces.flatten` gives them. Pictures are (C, H, W), or (N, C, H, W), uint8.
             deterministic: the mode; False samples.
 
         Returns:
@@ -158,7 +169,8 @@ class Algorithm:
         if array.shape[batched:] != spec.shape:
             one = ", ".join(map(str, spec.shape))
             shapes = f"({one},) or (N, {one})" if len(spec.shape) == 1 else f"({one}) or (N, {one})"
-            raise UserError(f"observation must have shape {shapes}, got {array.shape}")
+            hint = ": flatten it first" if array.size == spec.size and not spec.pixels else ""
+            raise UserError(f"observation must have shape {shapes}, got {array.shape}{hint}")
         if spec.pixels and not np.issubdtype(array.dtype, np.integer):
             raise UserError(f"pictures must be uint8, 0 to 255, got {array.dtype}: leave them as they are")
         array = array.astype(np.uint8 if spec.pixels else np.float32, copy=False)
@@ -219,6 +231,7 @@ class Algorithm:
         self._from_file = from_file
         self._trainer = trainer
         self.policy = trainer.policy
+        self._total_steps = trainer.config.total_steps  # that of the trainer is of its last stage
         self._generator = torch.Generator().manual_seed(trainer.config.seed)
 
     def _require_environment(self) -> None:
@@ -231,9 +244,15 @@ def read_saved(
     path: str | Path, checkpoint: str | int, changes: Mapping[str, Any]
 ) -> tuple[Checkpoint, Config]:
     """A checkpoint and its settings with ``changes`` in their place; raises as `Algorithm.load`."""
-    require_known(changes)
+    changes = as_settings(changes)
     loaded = find_checkpoint(Path(path), checkpoint)
-    return loaded, config_of(loaded, **changes)
+    saved = config_of(loaded)
+    for name in _MADE_OF:
+        if changes.get(name, held := getattr(saved, name)) != held:
+            raise UserError(f"{name} is {held!r} in {path}, and cannot be otherwise: leave it out")
+    config = dataclasses.replace(saved, **changes)
+    refuse_idle(config, vars(saved))
+    return loaded, config
 
 
 def _numbers(observation: Any) -> np.ndarray:

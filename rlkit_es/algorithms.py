@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rlkit_es.runs.experiment import go_on
 from rlkit_es.runs.resume import continued, open_together
 from rlkit_es.training.callbacks import Callback, Logger, check_hooks
 from rlkit_es.training.checkpoint import restored
-from rlkit_es.training.config import require_known
+from rlkit_es.training.config import as_settings
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.joining import current_ranks
 from rlkit_es.training.threads import kept_threads
@@ -110,7 +111,7 @@ def resume(
         CheckpointError: every checkpoint is damaged.
         UserError: there is no run, a setting may not change, or as of `Algorithm.learn`.
     """
-    require_known(changes)
+    changes = as_settings(changes)
     check_hooks(loggers, callbacks)
     ranks = current_ranks()
     saved = open_together(Path(run_dir), ranks)
@@ -137,18 +138,22 @@ def evaluate(
     Raises:
         UserError: there are no episodes, the seed is out of range, or the environment failed.
     """
-    if episodes < 1:
-        raise UserError(f"episodes must be at least 1, got {episodes}")
-    if seed is not None and not 0 <= seed < 2**63:
-        raise UserError(f"seed must be a whole number from 0 to {2**63 - 1}, got {seed}")
+    if not _is_whole(episodes) or episodes < 1:
+        raise UserError(f"episodes must be a whole number of at least 1, got {episodes!r}")
+    if seed is not None and not (_is_whole(seed) and 0 <= seed < 2**63):
+        raise UserError(f"seed must be a whole number from 0 to {2**63 - 1}, got {seed!r}")
     if not isinstance(agent, Algorithm):
         raise UserError(f"evaluate takes an agent, got {agent!r}: rlkit_es.load(path) makes one of a file")
     agent._require_environment()
     return evaluate_policy(
         agent.policy,
         agent.config,
-        episodes=episodes,
-        seed=seed,
+        episodes=int(episodes),
+        seed=None if seed is None else int(seed),
         deterministic=deterministic,
         env_steps=agent.env_steps,
     )
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)

@@ -21,6 +21,10 @@ class InUseError(UserError):
     """Another process is at it."""
 
 
+class CompilationError(UserError):
+    """The update cannot be compiled on this machine."""
+
+
 class NonFiniteError(UserError):
     """A quantity became NaN or infinite; the message names it."""
 

@@ -14,17 +14,22 @@ from rlkit_es.commands.resumption import PROGRAM, changed_config, command_to_go_
 from rlkit_es.commands.settings import parse_config
 from rlkit_es.errors import InUseError, UserError
 from rlkit_es.learners.recipes import RECIPES
-from rlkit_es.learners.unread import refuse_unread
 from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.experiment import go_on, run
 from rlkit_es.runs.interruption import Interrupted
 from rlkit_es.runs.launch import launch_of, together
 from rlkit_es.runs.resume import SavedRun, continued, open_together
-from rlkit_es.runs.run_directory import checkpoints_of, place_of_run
-from rlkit_es.runs.seed_runs import holds_seeds
+from rlkit_es.runs.run_directory import (
+    checkpoints_of,
+    claim,
+    default_run_directory,
+    holds_seeds,
+    place_of_run,
+)
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
+from rlkit_es.training.idle import refuse_idle
 from rlkit_es.training.presets import PRESETS
 from rlkit_es.training.trainer import Trainer
 
@@ -43,18 +48,22 @@ def _main(arguments: Sequence[str], ranks: Ranks) -> None:
         return
     count, arguments = take(arguments, "--num-seeds")
     config = parse(arguments)
+    module, _, _ = config.env.rpartition(":")
+    import_modules(["--import", module] if module else [])  # from the current directory too
     if count is not None:
         seeds_together.train(config, count, imported, ranks)
         return
     launch = launch_of(ranks)
-    place, begun = ranks.from_first(place_of_run(config, launch) if ranks.first else (Path(), False))
-    config = dataclasses.replace(config, run_dir=place)
+    place, begun = ranks.from_first(place_of_run(config, launch) if ranks.first else (None, False))
     if begun:
-        module, _, _ = config.env.rpartition(":")
-        import_modules(["--import", module] if module else [])  # the command line names it, not only a file
+        assert place is not None
+        config = dataclasses.replace(config, run_dir=place)
         _go_on(open_together(place, ranks), config, imported, ranks)
         return
     trainer = Trainer(config, ranks=ranks)
+    if place is None:
+        place = ranks.from_first(claim(default_run_directory(config)) if ranks.first else None)
+    trainer.config = dataclasses.replace(config, run_dir=place)
     _train(trainer, lambda: run(trainer, config.total_steps, progress=True), imported)
 
 
@@ -84,7 +93,7 @@ def parse(arguments: Sequence[str]) -> Config:
             "run that was stopped; --import MODULE imports a module of yours first."
         ),
     )
-    refuse_unread(config.algo, config, vars(defaults))
+    refuse_idle(config, vars(defaults))
     return config
 
 
@@ -102,6 +111,11 @@ def resume(
     Raises:
         UserError: there is no run, a setting may not change, or as of `Trainer.train`.
     """
+    for option in ("--preset", "--num-seeds"):
+        if take(arguments, option)[0] is not None:
+            raise UserError(
+                f"{option} is for a new run, and --resume goes on with one as it was: leave it out"
+            )
     if holds_seeds(directory):
         seeds_together.resume(directory, arguments, imported, ranks)
         return
@@ -139,7 +153,7 @@ def _train(trainer: Trainer, train: Callable[[], Evaluation | None], imported: S
 
 def _say_how_to_go_on(trainer: Trainer, directory: Path, imported: Sequence[str]) -> None:
     saved = CheckpointStore(checkpoints_of(directory), 1).steps()
-    if not saved or trainer.progress.stage_end == 0:  # refused before anything was begun
+    if not saved or not trainer.recorded:  # refused before anything was begun
         return
     at = trainer.progress.env_steps
     print(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -368,7 +369,7 @@ def test_evaluating_with_what_is_no_seed_is_refused(pendulum: Algorithm, seed: i
 
 @pytest.mark.parametrize("episodes", [0, -1])
 def test_evaluating_no_episodes_is_refused(pendulum: Algorithm, episodes: int) -> None:
-    with pytest.raises(UserError, match="episodes must be at least 1"):
+    with pytest.raises(UserError, match="episodes must be a whole number of at least 1"):
         rlkit_es.evaluate(pendulum, episodes)
 
 
@@ -407,3 +408,60 @@ def test_whole_numbers_do_where_a_number_is_asked_for() -> None:
     agent.learn(64)
     assert np.isfinite(agent.metrics["value_loss"])
     agent.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"episodes": 2.0}, r"^episodes must be a whole number of at least 1, got 2\.0$"),
+        ({"episodes": "2"}, "^episodes must be a whole number of at least 1, got '2'$"),
+        ({"episodes": 0}, "^episodes must be"),
+        ({"episodes": True}, "^episodes must be"),
+        ({"episodes": 1, "seed": 1.5}, "^seed must be a whole number"),
+        ({"episodes": 1, "seed": -1}, "^seed must be a whole number"),
+    ],
+    ids=str,
+)
+def test_an_evaluation_of_no_whole_number_is_refused(
+    pendulum: Algorithm, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        rlkit_es.evaluate(pendulum, **arguments)
+
+
+def test_numbers_of_numpy_are_numbers(pendulum: Algorithm) -> None:
+    one, other = (rlkit_es.evaluate(pendulum, n, seed=n) for n in (np.int64(2), 2))
+    assert one.returns == other.returns
+    agent = PPO("Pendulum-v1", **{**SMALL, "num_envs": np.int64(2), "learning_rate": np.float64(1e-3)})
+    assert (type(agent.config.num_envs), type(agent.config.learning_rate)) == (int, float)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algo": "espo"}, "^PPO is ppo: leave algo out, or use another class$"),
+        ({"normalize_rewards": False, "reward_clip": 1.0}, "^reward_clip bounds what normalize_rewards"),
+        ({"normalize_observations": False, "observation_clip": 1.0}, "^observation_clip bounds what"),
+        ({"wandb": "mine"}, "^wandb is given the run of a run directory: set run_dir too"),
+    ],
+    ids=str,
+)
+def test_settings_that_nothing_would_come_of_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        PPO("Pendulum-v1", **settings)
+
+
+def test_a_run_that_does_not_fit_into_memory_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^this run does not fit into memory: lower num_envs"):
+        PPO("Pendulum-v1", **{**SMALL, "rollout_steps": 10**13}).learn(64)
+
+
+def test_steps_that_cannot_be_leave_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="total_steps"):
+        PPO("Pendulum-v1", **SMALL, run_dir=tmp_path / "run").learn(0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_observation_of_more_dimensions_is_to_be_flattened(pendulum: Algorithm) -> None:
+    with pytest.raises(UserError, match=r"got \(3, 1\): flatten it first$"):
+        pendulum.predict(np.zeros((3, 1), dtype=np.float32))

@@ -82,9 +82,14 @@ def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that runs with other seeds share, as JSON has them.
 
     A setting that came after the run has the value that leaves everything as it was: its default.
+    Infinity is a string, as in ``config.json``.
     """
     defaults = {setting.name: setting.default for setting in fields(Config) if setting.default is not MISSING}
-    shared = {k: v for k, v in {**defaults, **config}.items() if k not in _OF_THE_RUN_ALONE}
+    shared = {
+        k: str(v) if v == math.inf else v
+        for k, v in {**defaults, **config}.items()
+        if k not in _OF_THE_RUN_ALONE
+    }
     return dict(json.loads(json.dumps(shared, default=str)))
 
 

@@ -13,7 +13,7 @@ _POWER = re.compile(r"\d+(\.\d+)?[eE]\+?\d+")
 
 
 def checked(arguments: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
-    """The arguments, with whole numbers such as 1e6 written out.
+    """The arguments, with whole numbers such as 1e6 written out, and --no-x where x may be None too.
 
     Args:
         arguments: as they came.
@@ -28,6 +28,8 @@ def checked(arguments: Sequence[str], hints: Mapping[str, Any]) -> list[str]:
         if argument.startswith("--"):
             option, equals, value = argument.partition("=")
             name = _setting(option, hints)
+            if hints.get(name) == bool | None and not equals and option.startswith("--no-"):
+                argument = f"--{option.removeprefix('--no-')}=False"
             argument = f"{option}={_whole(value, hints.get(name))}" if equals else argument
         else:
             argument = _whole(argument, hints.get(name))

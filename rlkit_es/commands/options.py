@@ -18,18 +18,18 @@ def take(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
 
 def take_all(arguments: Sequence[str], option: str) -> tuple[list[str], list[str]]:
     """Every value of ``option``, and the arguments without it."""
-    values, rest = [], []
+    values: list[str] = []
+    rest: list[str] = []
     remaining = iter(arguments)
     for argument in remaining:
-        if argument == option:
-            value = next(remaining, None)
-            if value is None:
-                raise UserError(f"{option} needs a value")
-            values.append(value)
-        elif argument.startswith(f"{option}="):
-            values.append(argument.removeprefix(f"{option}="))
-        else:
+        name, equals, behind = argument.partition("=")
+        if not name.startswith("--") or name.replace("_", "-") != option:
             rest.append(argument)
+            continue
+        value = behind if equals else next(remaining, None)
+        if value is None:
+            raise UserError(f"{option} needs a value")
+        values.append(value)
     return values, rest
 
 

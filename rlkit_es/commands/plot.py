@@ -41,6 +41,8 @@ def draw(
         raise UserError("name at least one run directory")
     if smooth < 1:
         raise UserError(f"smooth must be a whole number of at least 1, got {smooth}")
+    if not output.name:
+        raise UserError(f"--output must be the name of a file, got {output}")
     output = output if output.suffix else output.with_suffix(".png")
     groups = group_seeds(find_runs(runs))
     plot_diagnostics(groups, output, smooth=smooth)

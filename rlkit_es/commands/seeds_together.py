@@ -13,7 +13,7 @@ from rlkit_es.ranks import Ranks
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.interruption import Interrupted
 from rlkit_es.runs.resume import continued
-from rlkit_es.runs.run_directory import checkpoints_of
+from rlkit_es.runs.run_directory import checkpoints_of, claim
 from rlkit_es.runs.seed_runs import begin_all, default_directory, go_on_together, make_trainers, open_seeds
 from rlkit_es.training.config import Config
 from rlkit_es.training.memory import memory_errors_said
@@ -29,8 +29,8 @@ def train(config: Config, count: str, imported: Sequence[str], ranks: Ranks) -> 
     _require_one_process(ranks)
     if not (count.isdecimal() and count.isascii()) or int(count) < 1:
         raise UserError(f"--num-seeds must be a whole number of at least 1, got {count!r}")
-    directory = config.run_dir or default_directory(config, int(count))
-    trainers = make_trainers(dataclasses.replace(config, run_dir=directory), int(count))
+    trainers = make_trainers(config, int(count))
+    directory = config.run_dir or claim(default_directory(config, int(count)))
     begin_all(trainers, directory)
     _go_on(trainers, directory, imported)
 

@@ -43,8 +43,6 @@ def load(run: Path, checkpoint: str) -> Algorithm:
         UserError: there is none.
     """
     try:
-        if checkpoint != "last" and run.is_file():
-            raise UserError(f"{run} is one file: --checkpoint chooses among those of a run directory")
         steps = _steps(run)
         agent = algorithms.load(run, checkpoint=checkpoint)
     except OSError as error:  # of a name that is too long, of a directory that may not be entered
@@ -79,7 +77,7 @@ def output_beside(run: Path, output: Path | None, name: str, suffix: str) -> Pat
     if not output.name:
         raise UserError(f"--output must be the name of a file, got {output}")
     output = output if output.suffix else output.with_suffix(suffix)
-    if output.resolve() == run.resolve():
+    if output.resolve() in (run.resolve(), Path(f"{run}.safetensors").resolve()):
         raise UserError(f"--output {output} would replace the model itself")
     return output
 

@@ -66,10 +66,10 @@ class AdamStep:
         self._critic_loop: Loop = PythonLoop(self._step.critic_only, watch=False)
         self._policy = policy
 
-    def compile(self) -> None:
+    def compile(self, *, required: bool = True) -> None:
         """Compile the loops over minibatches, or record them on a GPU; each when it is first called."""
         if isinstance(self._joint_loop, PythonLoop):
-            self.loop_by(lambda step: fast_loop(step, self.state.parameters.device))
+            self.loop_by(lambda step: fast_loop(step, self.state.parameters.device, required=required))
 
     def loop_by(self, make: Callable[[Step], Loop]) -> None:
         """Have the loops over minibatches be of another kind from now on."""

@@ -33,10 +33,10 @@ class CriticFit:
         self._step = step
         self._loop: Loop = PythonLoop(step.critic_only, watch=False)
 
-    def compile(self) -> None:
+    def compile(self, *, required: bool = True) -> None:
         """Compile the loop over minibatches, or record it on a GPU, when it is first called."""
         if isinstance(self._loop, PythonLoop):
-            self._loop = fast_loop(self._step.critic_only, self.state.parameters.device)
+            self._loop = fast_loop(self._step.critic_only, self.state.parameters.device, required=required)
 
     def fit(self, batch: Batch, learning_rate: float) -> Requests[tuple[float, float]]:
         """One update's epochs.

@@ -33,8 +33,11 @@ class Learner(Protocol):
         """`update`, whose loops over minibatches are asked for."""
         ...
 
-    def compile(self) -> None:
-        """Compile what is worth it; it happens at the first update."""
+    def compile(self, *, required: bool = True) -> None:
+        """Compile what is worth it; it happens at the first update.
+
+        Without ``required`` the update stays eager, with a warning, where that is not possible.
+        """
         ...
 
     def state_tensors(self) -> dict[str, Tensor]:

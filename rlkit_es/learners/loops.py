@@ -7,6 +7,7 @@ recorded for a GPU has one launch for each minibatch.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from rlkit_es.errors import CompilationError
 from rlkit_es.learners.minibatch_step import StepInputs, StepState
 from rlkit_es.learners.native_loop import NativeLoop, native_loop
 from rlkit_es.learners.recording import Record, Replay, copy_tree, recorder
@@ -71,34 +73,54 @@ class PythonLoop:
 
 
 class CompiledLoop:
-    """Native, on the CPU; compiled for the shapes of its first call, which never change."""
+    """Native, on the CPU; compiled for the shapes of its first call, which never change.
+
+    Args:
+        step: of each minibatch.
+        required: False goes on in Python, with a warning, where it cannot be compiled.
+    """
 
     watch = True
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, *, required: bool = True) -> None:
         self.step = step
+        self._required = required
         self._loop: NativeLoop | None = None
+        self._instead: PythonLoop | None = None
 
     def over(self, step: Any) -> Self:
-        return type(self)(step)
+        return type(self)(step, required=self._required)
 
     def __call__(
         self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor, first: int, count: int
     ) -> tuple[int, StepState]:
+        if self._loop is None and self._instead is None:
+            self._compile(state, inputs, index, real)
+        if self._instead is not None:
+            return self._instead(state, inputs, index, real, first, count)
+        assert self._loop is not None
+        flat_state, state_spec = pytree.tree_flatten(state)
+        numbers = torch.tensor(first), torch.tensor(count)
+        at, *after = self._loop(*numbers, *flat_state, *pytree.tree_leaves(inputs), index, real)
+        return int(at), pytree.tree_unflatten(after, state_spec)
+
+    def _compile(self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor) -> None:
         flat_state, state_spec = pytree.tree_flatten(state)
         flat_inputs, inputs_spec = pytree.tree_flatten(inputs)
-        if self._loop is None:
 
-            def flat_step(*flat: Tensor) -> list[Tensor]:
-                *state_and_inputs, index_row, real_row = flat
-                state = pytree.tree_unflatten(state_and_inputs[: len(flat_state)], state_spec)
-                inputs = pytree.tree_unflatten(state_and_inputs[len(flat_state) :], inputs_spec)
-                return pytree.tree_leaves(self.step(state, inputs, index_row, real_row))
+        def flat_step(*flat: Tensor) -> list[Tensor]:
+            *state_and_inputs, index_row, real_row = flat
+            state = pytree.tree_unflatten(state_and_inputs[: len(flat_state)], state_spec)
+            inputs = pytree.tree_unflatten(state_and_inputs[len(flat_state) :], inputs_spec)
+            return pytree.tree_leaves(self.step(state, inputs, index_row, real_row))
 
+        try:
             self._loop = native_loop(flat_step, flat_state, flat_inputs, index, real)
-        numbers = torch.tensor(first), torch.tensor(count)
-        at, *after = self._loop(*numbers, *flat_state, *flat_inputs, index, real)
-        return int(at), pytree.tree_unflatten(after, state_spec)
+        except CompilationError as error:
+            if self._required:
+                raise
+            warnings.warn(f"{error}, or leave it at this slower, eager update", RuntimeWarning, stacklevel=2)
+            self._instead = PythonLoop(self.step, watch=self.watch)
 
 
 class RecordedLoop:
@@ -140,7 +162,7 @@ class RecordedLoop:
         self._at.add_(1).remainder_(len(index))
 
 
-def fast_loop(step: Step, device: torch.device) -> Loop:
-    """The loop that is compiled for a CPU, and recorded for a GPU."""
+def fast_loop(step: Step, device: torch.device, *, required: bool = True) -> Loop:
+    """The loop that is compiled for a CPU, as of `CompiledLoop`, and recorded for a GPU."""
     record = recorder(device)
-    return CompiledLoop(step) if record is None else RecordedLoop(step, record)
+    return CompiledLoop(step, required=required) if record is None else RecordedLoop(step, record)

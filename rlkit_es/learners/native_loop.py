@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rlkit_es.errors import UserError, first_line
+from rlkit_es.errors import CompilationError, first_line
 
 # (*state, *inputs, index row, real row) -> state; state[0] is () bool: whether to go on.
 FlatStep = Callable[..., Sequence[Tensor]]
@@ -40,7 +40,7 @@ def native_loop(
         real: (K, M) an example.
 
     Raises:
-        UserError: it cannot be compiled here.
+        CompilationError: it cannot be compiled here.
     """
 
     def traceable(*flat: Tensor) -> list[Tensor]:
@@ -51,18 +51,18 @@ def native_loop(
         graph = make_fx(traceable)(*state, *inputs, index[0], real[0])
     first = torch.zeros((), dtype=torch.int64)
     example = (first, first.clone(), *state, *inputs, index, real)
-    path = cache_directory() / f"{_key(graph, example)}.pt2"
-    if path.exists():
-        try:
-            return _load(path)
-        except RuntimeError:
-            path.unlink(missing_ok=True)  # damaged: compile it again
     try:
+        path = cache_directory() / f"{_key(graph, example)}.pt2"
+        if path.exists():
+            try:
+                return _load(path)
+            except RuntimeError:
+                path.unlink(missing_ok=True)  # damaged: compile it again
         _compile(_Loop(graph, len(state)), example, path)
         return _load(path)
     except Exception as error:  # torch raises what its compiler, the linker or the disk gave it
         reason = first_line(error)
-        raise UserError(f"the update could not be compiled ({reason}); use --compile off") from error
+        raise CompilationError(f"the update could not be compiled ({reason}); use --compile off") from error
 
 
 def cache_directory() -> Path:

@@ -77,9 +77,9 @@ class NaturalStep:
         step.actor.adopt(self.parameters)
         self.critic = CriticFit(step, config, generator)
 
-    def compile(self) -> None:
+    def compile(self, *, required: bool = True) -> None:
         """Compile the critic's minibatch loop; the policy's own step is large operations already."""
-        self.critic.compile()
+        self.critic.compile(required=required)
 
     def state_tensors(self) -> dict[str, Tensor]:
         return moments(self.critic.state)

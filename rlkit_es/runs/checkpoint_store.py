@@ -114,16 +114,22 @@ class CheckpointStore:
         return self.directory / f"step-{step:012d}{_SUFFIX}"
 
 
+def refuse_several(path: Path) -> None:
+    """Raises UserError: ``path`` is no run, and holds some."""
+    if not (path / CHECKPOINTS).is_dir() and (runs := sorted(path.glob(f"*/{CHECKPOINTS}"))):
+        raise UserError(f"{path} is not one run: choose {' or '.join(str(run.parent) for run in runs[:10])}")
+
+
 def find_checkpoint(path: Path, which: str | int = "last") -> Checkpoint:
     """A checkpoint from wherever a user may point to.
 
     Args:
         path: a checkpoint file, a run directory or its directory of checkpoints.
-        which: of a directory, as of `CheckpointStore.load`.
+        which: of a directory, as of `CheckpointStore.load`; of a file there is the last alone.
 
     Raises:
         CheckpointError: it is damaged.
-        UserError: there is none.
+        UserError: there is none, or no choice.
     """
     try:
         is_directory = path.is_dir()
@@ -133,9 +139,10 @@ def find_checkpoint(path: Path, which: str | int = "last") -> Checkpoint:
     except OSError as error:  # of a name that is too long, or below a directory that may not be read
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not is_directory:
+        if which != "last":
+            raise UserError(f"{path} is one file: a checkpoint is chosen among those of a run directory")
         return read_checkpoint(path)
+    refuse_several(path)
     inside = path / CHECKPOINTS
-    if not inside.is_dir() and (runs := sorted(path.glob(f"*/{CHECKPOINTS}"))):
-        raise UserError(f"{path} is not one run: choose {' or '.join(str(run.parent) for run in runs[:10])}")
     found, _ = CheckpointStore(inside if inside.is_dir() else path, keep=1).load(which)
     return found

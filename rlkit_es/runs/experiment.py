@@ -25,6 +25,7 @@ from rlkit_es.runs.run_records import rows_until
 from rlkit_es.runs.wandb_logger import WandbLogger
 from rlkit_es.training.callbacks import Callback, Hooks, Logger
 from rlkit_es.training.evaluate import Evaluation
+from rlkit_es.training.memory import memory_errors_said
 from rlkit_es.training.trainer import Trainer
 
 # Steps of one environment between checkpoints, under which what that does to episodes is worth a line.
@@ -53,7 +54,7 @@ def run(
     """Train for ``total_steps`` and leave a run directory where ``trainer.config`` names one.
 
     Args:
-        trainer: fresh, or trained before: then its run directory goes on.
+        trainer: fresh, or trained before: then its run directory goes on, where it has begun one.
         total_steps: environment steps to add.
         progress: whether to say on the terminal what is going on.
         loggers: to log to beside those of the run directory.
@@ -71,10 +72,12 @@ def run(
 
 def begin(trainer: Trainer, total_steps: int) -> None:
     """The part of `run` before training."""
-    directory = trainer.config.run_dir
-    if directory is not None and trainer.progress.env_steps == 0 and trainer.ranks.first:
-        create_run_directory(directory)
     trainer.begin_stage(total_steps)
+    directory = trainer.config.run_dir
+    if directory is not None and not trainer.recorded:
+        if trainer.ranks.first:
+            create_run_directory(directory)
+        trainer.recorded = True
 
 
 def go_on(
@@ -85,7 +88,8 @@ def go_on(
     callbacks: Sequence[Callback] = (),
 ) -> Evaluation | None:
     """`run` for a trainer whose stage of training was begun; its run directory exists."""
-    return carried_out(going_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks))
+    with memory_errors_said():
+        return carried_out(going_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks))
 
 
 def going_on(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import functools
 import io
 import math
 import os
@@ -112,6 +113,7 @@ class TensorBoardLogger:
             self._writer.close()
 
 
+@functools.cache  # once in a process
 def _silence_writer_threads() -> None:
     """TensorBoard's thread prints a traceback of an error that its next call in this thread raises."""
     print_traceback = threading.excepthook

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rlkit_es.errors import UserError
 from rlkit_es.ranks import Ranks
-from rlkit_es.runs.checkpoint_store import CheckpointStore
+from rlkit_es.runs.checkpoint_store import CheckpointStore, refuse_several
 from rlkit_es.runs.run_directory import checkpoints_of, versions
 from rlkit_es.training.checkpoint import (
     Checkpoint,
@@ -42,13 +42,15 @@ def open_run(directory: Path) -> SavedRun:
     """The last good checkpoint in ``directory``.
 
     Raises:
-        UserError: there is no run, or its environment is of a module that was not imported.
+        UserError: there is no run, or more than one, or its environment is of a module that was not
+            imported.
         CheckpointError: all its checkpoints are damaged, or it is of another version.
     """
+    refuse_several(directory)
     if not checkpoints_of(directory).is_dir():
         raise UserError(f"no run to go on with in {directory}: there is no {checkpoints_of(directory)}")
     checkpoint, damaged = CheckpointStore(checkpoints_of(directory), 1).load()
-    config = config_of(checkpoint, run_dir=directory)
+    config = dataclasses.replace(config_of(checkpoint), run_dir=directory)
     require_imported_environment(config)
     warnings = [f"{error}; going on from the one before it" for error in damaged]
     return SavedRun(checkpoint, config, warnings + _other_versions(directory))
@@ -88,6 +90,7 @@ def continued(saved: SavedRun, changed: Config, ranks: Ranks | None = None) -> t
                 "would make it a different experiment: start a new run, or leave it out"
             )
     trainer = restored(saved.checkpoint, changed, ranks)
+    trainer.recorded = True
     said = _apply(trainer, saved.config, names)
     if (before := ranks_of(saved.checkpoint)) != trainer.ranks.size:
         said.append(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -25,6 +27,7 @@ from rlkit_es.training.config import Config
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.trainer import Trainer
 
+SEEDS = "seeds.json"  # in a directory of several seeds, each with a run directory in it
 _PACKAGES = ("rlkit_es", "torch", "numpy", "gymnasium", "mujoco", "envpool")
 
 
@@ -39,18 +42,36 @@ def directory_called(name: str, config: Config) -> Path:
     return Path("runs") / env / config.algo / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def place_of_run(config: Config, launch: Sequence[str]) -> tuple[Path, bool]:
+def claim(default: Path) -> Path:
+    """``default``, made, or the same with a number where another run was given that just now.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with _writing_to(default):
+        default.parent.mkdir(parents=True, exist_ok=True)
+        numbered = (default.with_name(f"{default.name}-{number}") for number in itertools.count(2))
+        for path in itertools.chain([default], numbered):
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                break
+    return path
+
+
+def place_of_run(config: Config, launch: Sequence[str]) -> tuple[Path | None, bool]:
     """Where a run goes, and whether it is to go on there because it was begun by this very launch.
 
     Args:
         config: of the run.
         launch: as of `launch_of`; a launch that starts its processes anew finds what they were at.
+
+    Returns:
+        None for the place where there is none yet: `claim` one.
     """
-    default = default_run_directory(config)
-    place = config.run_dir or default
+    place = config.run_dir
     if not launch:
         return place, False
-    earlier = sorted(default.parent.glob(f"seed{config.seed}-*"), reverse=True)
+    earlier = sorted(default_run_directory(config).parent.glob(f"seed{config.seed}-*"), reverse=True)
     for directory in [config.run_dir] if config.run_dir is not None else earlier:
         if is_of(directory, launch):
             if CheckpointStore(checkpoints_of(directory), 1).steps():
@@ -66,22 +87,36 @@ def create_run_directory(path: Path) -> None:
     Raises:
         UserError: it cannot be written, or already holds a run.
     """
-    try:
+    with _writing_to(path):
+        held = "several seeds" if holds_seeds(path) else "a run" if holds_run(path) else None
+        if held is not None:
+            raise UserError(
+                f"run directory {path} already holds {held}; "
+                f"choose another, or go on with it: --resume {path}"
+            )
         checkpoints_of(path).mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.touch()
         probe.unlink()
+
+
+@contextlib.contextmanager
+def _writing_to(path: Path) -> Iterator[None]:
+    """Raises UserError: ``path`` cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"cannot write run directory {path}: {error.strerror}; choose another") from error
-    if holds_run(path):
-        raise UserError(
-            f"run directory {path} already holds a run; choose another, or go on with it: --resume {path}"
-        )
 
 
 def holds_run(path: Path) -> bool:
     """Whether a run was recorded in ``path``."""
     return (path / "metrics.csv").exists() or bool(CheckpointStore(checkpoints_of(path), 1).steps())
+
+
+def holds_seeds(path: Path) -> bool:
+    """Whether several seeds were begun in ``path``."""
+    return (path / SEEDS).exists()
 
 
 def checkpoints_of(path: Path) -> Path:
@@ -119,6 +154,8 @@ def describe_run(trainer: Trainer, launch: Sequence[str] = ()) -> dict[str, Any]
     config = trainer.config
     settings = dataclasses.asdict(config)
     settings["run_dir"] = str(config.run_dir)
+    endless = {name for name, value in settings.items() if isinstance(value, float) and math.isinf(value)}
+    settings |= {name: str(settings[name]) for name in endless}  # JSON has no such number
     backend, backend_reason = choose_backend(config.env, config.backend, config.num_envs)
     return {
         "config": settings,

@@ -13,14 +13,12 @@ from rlkit_es.learners.lockstep import Lockstep
 from rlkit_es.runs.experiment import begin, going_on, summary
 from rlkit_es.runs.logging import ConsoleLogger
 from rlkit_es.runs.resume import SavedRun, open_run
-from rlkit_es.runs.run_directory import directory_called, holds_run, write_json
+from rlkit_es.runs.run_directory import SEEDS, directory_called, holds_run, holds_seeds, write_json
 from rlkit_es.training.callbacks import Logger
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.training.memory import memory_errors_said, require_room, resident_bytes
 from rlkit_es.training.trainer import Trainer
-
-_SEEDS = "seeds.json"
 
 
 def default_directory(config: Config, count: int) -> Path:
@@ -29,19 +27,16 @@ def default_directory(config: Config, count: int) -> Path:
 
 
 def make_trainers(config: Config, count: int) -> list[Trainer]:
-    """Of ``count`` seeds from that of ``config`` on, each with a directory in that of ``config``.
+    """Of ``count`` seeds from that of ``config`` on.
 
     Raises:
         UserError: they cannot be trained together, there is no room for them, or as of `Trainer`.
     """
-    directory = config.run_dir
-    assert directory is not None
     trainers: list[Trainer] = []
     with memory_errors_said(count):
         for seed in range(config.seed, config.seed + count):
             before = resident_bytes()
-            own = dataclasses.replace(config, seed=seed, run_dir=_directory_of(directory, seed))
-            trainers.append(Trainer(own))
+            trainers.append(Trainer(dataclasses.replace(config, seed=seed)))
             if len(trainers) == 1:
                 _require_alike(trainers[0])
             if len(trainers) <= 2:  # the first loads libraries, the second shows what a seed takes
@@ -52,29 +47,27 @@ def make_trainers(config: Config, count: int) -> list[Trainer]:
 
 
 def begin_all(trainers: Sequence[Trainer], directory: Path) -> None:
-    """Make the run directories, before training.
+    """Make each a run directory in ``directory``, before training.
 
     Raises:
         UserError: one cannot be written, or holds a run.
     """
-    if holds_run(directory):
-        raise UserError(f"run directory {directory} already holds a run; choose another for several seeds")
+    if holds_run(directory) or holds_seeds(directory):
+        held = "several seeds" if holds_seeds(directory) else "a run"
+        raise UserError(f"run directory {directory} already holds {held}; choose another for these seeds")
     for trainer in trainers:
+        own = _directory_of(directory, trainer.config.seed)
+        trainer.config = dataclasses.replace(trainer.config, run_dir=own)
         begin(trainer, trainer.config.total_steps)
-    write_json(directory / _SEEDS, {"seeds": [trainer.config.seed for trainer in trainers]})
-
-
-def holds_seeds(directory: Path) -> bool:
-    """Whether several seeds were begun in ``directory``."""
-    return (directory / _SEEDS).exists()
+    write_json(directory / SEEDS, {"seeds": [trainer.config.seed for trainer in trainers]})
 
 
 def open_seeds(directory: Path) -> list[SavedRun]:
     """The last good checkpoint of each seed that was begun in ``directory``; raises as `open_run`."""
     try:
-        seeds = [int(seed) for seed in json.loads((directory / _SEEDS).read_text())["seeds"]]
+        seeds = [int(seed) for seed in json.loads((directory / SEEDS).read_text())["seeds"]]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{directory / _SEEDS} cannot be read: {error}") from error
+        raise UserError(f"{directory / SEEDS} cannot be read: {error}") from error
     return [open_run(_directory_of(directory, seed)) for seed in seeds]
 
 

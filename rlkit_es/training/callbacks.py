@@ -49,13 +49,15 @@ class Callback:
 
 def check_hooks(loggers: Sequence[Logger], callbacks: Sequence[Callback]) -> None:
     """Raises UserError: one of them is not what it should be."""
-    kinds = (("loggers", "Logger", "log", loggers), ("callbacks", "Callback", "on_iteration", callbacks))
-    for name, kind, method, given in kinds:
+    kinds = (("loggers", Logger, loggers), ("callbacks", Callback, callbacks))
+    for name, kind, given in kinds:
+        methods = [method for method in vars(kind) if not method.startswith("_")]
         if not isinstance(given, Sequence):
             raise UserError(f"{name} must be a list, got {given!r}")
         for each in given:
-            if isinstance(each, type) or not callable(getattr(each, method, None)):
-                raise UserError(f"{name} must be objects of a class that inherits from {kind}, got {each!r}")
+            if isinstance(each, type) or not all(callable(getattr(each, m, None)) for m in methods):
+                inherits = f"objects of a class that inherits from {kind.__name__}"
+                raise UserError(f"{name} must be {inherits}, got {each!r}")
 
 
 class Store(Protocol):

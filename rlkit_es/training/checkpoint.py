@@ -72,14 +72,14 @@ def take_checkpoint(trainer: Trainer) -> Checkpoint:
     )
 
 
-def config_of(checkpoint: Checkpoint, **changes: Any) -> Config:
-    """The settings of the run that the checkpoint is of, with ``changes`` in their place.
+def config_of(checkpoint: Checkpoint) -> Config:
+    """The settings of the run that the checkpoint is of.
 
     Raises:
-        CheckpointError: they cannot be used here, the changes included.
+        CheckpointError: they cannot be used here.
     """
     with malformed():
-        settings = {**checkpoint.state["config"], **changes}
+        settings = dict(checkpoint.state["config"])
         known = {field.name for field in dataclasses.fields(Config)}
         if unknown := sorted(settings.keys() - known):
             raise CheckpointError(f"setting {unknown[0]!r} is not known to this version of rlkit_es")
@@ -111,7 +111,8 @@ def restored(checkpoint: Checkpoint, config: Config, ranks: Ranks | None = None)
 
     Args:
         checkpoint: of `take_checkpoint`.
-        config: its own (`config_of`), or one that asks for parameters of the same shapes.
+        config: its own (`config_of`), or one that asks for parameters of the same shapes. What scales
+            rewards begins anew where that is done otherwise.
         ranks: as of `Trainer`. They may be others than before: a rank that was not there draws from
             generators of its own, and what follows is not what it would have been, only as good.
 
@@ -176,7 +177,19 @@ def _own_tensors(checkpoint: Checkpoint, trainer: Trainer) -> dict[str, Tensor]:
             tensors[name] = held.get(f"{name}.rank{rank}", state)
     if _RUNNING in tensors:
         tensors[_RUNNING] = trainer.ranks.own(tensors[_RUNNING])
-    return tensors
+    return _with_scaler_of(trainer, tensors, checkpoint.state["config"])
+
+
+def _with_scaler_of(
+    trainer: Trainer, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Rewards are scaled from anew where the settings do it otherwise than those that were ``saved``."""
+    own = {name: value for name, value in _live_tensors(trainer).items() if name.startswith("reward_scaler.")}
+    if saved["normalize_rewards"] != trainer.config.normalize_rewards:
+        return {k: v for k, v in tensors.items() if not k.startswith("reward_scaler.")} | own
+    if own and saved["num_envs"] != trainer.config.num_envs:
+        return {**tensors, _RUNNING: own[_RUNNING]}
+    return dict(tensors)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from rlkit_es.envs.ids import is_atari
 from rlkit_es.errors import UserError, check_counts, check_name, check_range, check_types
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import fill_slots, find_recipe
-from rlkit_es.learners.unread import refuse_unread
 from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import NETWORKS
 from rlkit_es.training.defaults import env_defaults
+from rlkit_es.training.idle import refuse_idle
 from rlkit_es.training.other_names import hint
 from rlkit_es.training.presets import preset_settings
 
@@ -254,17 +256,28 @@ class Config(UpdateConfig):
                 not for this algorithm, or a value out of range.
         """
         recipe = find_recipe(algo)
-        require_known(overrides)
-        if isinstance(overrides.get("run_dir"), str):
-            overrides["run_dir"] = Path(overrides["run_dir"])
-        if isinstance(overrides.get("hidden_sizes"), list):
-            overrides["hidden_sizes"] = tuple(overrides["hidden_sizes"])
+        overrides = as_settings(overrides)
         published = {} if preset is None else preset_settings(preset, algo)
         kind = env_defaults(str(overrides.get("env", cls.env)), recipe.step)
         usual = {"algo": algo, **recipe.defaults, **kind, **published}
         config = cls(**{**usual, **overrides})
-        refuse_unread(algo, config, usual)
+        refuse_idle(config, usual)
         return config
+
+
+def as_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a user wrote, as `Config` has it: paths, tuples, numbers that are not NumPy's.
+
+    Raises:
+        UserError: one of them is no field of `Config`; the closest is named.
+    """
+    require_known(given)
+    settings = {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
+    if isinstance(settings.get("run_dir"), str):
+        settings["run_dir"] = Path(settings["run_dir"])
+    if isinstance(settings.get("hidden_sizes"), list):
+        settings["hidden_sizes"] = tuple(settings["hidden_sizes"])
+    return settings
 
 
 def require_known(settings: Iterable[str]) -> None:

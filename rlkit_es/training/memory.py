@@ -1,4 +1,4 @@
-"""How many seeds one process has room for."""
+"""What one process has room for."""
 
 from __future__ import annotations
 
@@ -43,8 +43,17 @@ def free_bytes() -> int | None:
         free.append(int(lines["MemAvailable"].split()[0]) * 1024)
     with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
         limit = int((_CGROUP / "memory.max").read_text())
-        free.append(limit - int((_CGROUP / "memory.current").read_text()))
+        free.append(limit - _held_by_container())
     return min(free, default=None)
+
+
+def _held_by_container() -> int:
+    """Without what it keeps of files, which is given up when memory is short."""
+    held = int((_CGROUP / "memory.current").read_text())
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        held -= int(dict(line.split() for line in lines)["inactive_file"])
+    return held
 
 
 def require_room(trainer: Trainer, more: int, resident: int) -> None:
@@ -73,7 +82,7 @@ def require_room(trainer: Trainer, more: int, resident: int) -> None:
 
 
 @contextlib.contextmanager
-def memory_errors_said(seeds: int) -> Iterator[None]:
+def memory_errors_said(seeds: int = 1) -> Iterator[None]:
     """Where memory ends all the same.
 
     Raises:
@@ -85,4 +94,8 @@ def memory_errors_said(seeds: int) -> Iterator[None]:
         ended = isinstance(error, MemoryError | torch.OutOfMemoryError) or "t allocate memory" in str(error)
         if not ended:
             raise
+        if seeds == 1:
+            raise UserError(
+                "this run does not fit into memory: lower num_envs, rollout_steps or hidden_sizes"
+            ) from error
         raise UserError(f"{seeds:,} seeds do not fit into memory: ask for fewer with --num-seeds") from error

@@ -89,6 +89,8 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         self.stop_reason: str | None = None
         """What `request_stop` was given; None where training was not asked to stop."""
+        self.recorded = False
+        """Whether this run has begun its run directory."""
 
     def train(self, total_steps: int, hooks: Hooks | None = None) -> None:
         """Train for ``total_steps`` more environment steps, over which the schedules run once.
@@ -115,12 +117,16 @@ class Trainer:
         """`go_on`, whose iterations and whose loops over minibatches are asked for."""
         torch.set_num_threads(self.config.torch_threads or cores(self.ranks))
         if self.compiles(self.config)[0]:
-            self.learner.compile()
+            self.learner.compile(required=self.config.compile == "on")
         self._save(hooks)  # from here on there is something to go back to
-        while not self.finished:
-            yield from self._train_segment(self.begin_segment(), hooks)
-            self.progress.segment += 1
-            self._save(hooks)
+        try:
+            while not self.finished:
+                yield from self._train_segment(self.begin_segment(), hooks)
+                self.progress.segment += 1
+                self._save(hooks)
+        except BaseException:
+            self.close()  # environments in the middle of a step are of no more use
+            raise
 
     def begin_segment(self) -> RolloutCollector:
         """Environments anew: nothing of what they held before has an effect from here on."""

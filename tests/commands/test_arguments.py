@@ -21,7 +21,7 @@ HINTS = get_type_hints(Config)
         ("--total-steps 1e+3", "--total-steps 1000"),
         ("--critic-epochs 1e1", "--critic-epochs 10"),
         ("--hidden-sizes 1e2 64", "--hidden-sizes 100 64"),
-        ("--no-scale-actions --no-share-encoder --help", "--no-scale-actions --no-share-encoder --help"),
+        ("--no-scale-actions --no-share-encoder --help", "--no-scale-actions --share-encoder=False --help"),
     ],
 )
 def test_whole_numbers_may_be_written_with_a_power_of_ten(given: str, expected: str) -> None:

@@ -113,12 +113,13 @@ def test_a_damaged_last_checkpoint_is_passed_over_with_a_warning(
         ("{run} --checkpoint 77", "no checkpoint 77 in "),
         ("{run} --checkpoint worst", "no checkpoint worst in "),
         ("{run} --checkpoint -1", "no checkpoint -1 in "),
-        ("{model} --checkpoint best", "is one file: --checkpoint chooses among those of a run directory"),
+        ("{model} --checkpoint best", "is one file: a checkpoint is chosen among those of a run directory"),
         ("{run} --episodes 0", "--episodes must be a whole number of at least 1, got 0"),
         ("{run} --episodes -4", "--episodes must be a whole number of at least 1, got -4"),
         ("{run} --seed -1", "--seed must be a whole number of at least 0, got -1"),
         ("{run} --seed 99999999999999999999", "--seed must be at most 9223372036854775807"),
         ("{model} --output {model}", "would replace the model itself"),
+        ("{stem} --output {model}", "would replace the model itself"),
         ("{run} --output .", "--output must be the name of a file"),
         ("{run} --import no_such_module", "cannot import 'no_such_module'"),
         ("{run} --import", "--import needs a value"),
@@ -130,7 +131,9 @@ def test_bad_input_is_one_error_line_and_exit_code_2(
     Path("empty").mkdir()
     Path("text").write_text("no checkpoint")
     model = small_runs.checkpoints(cartpole)[-1]
-    assert message in small_runs.the_error(f"evaluate {arguments.format(run=cartpole, model=model)}", capsys)
+    assert message in small_runs.the_error(
+        f"evaluate {arguments.format(run=cartpole, model=model, stem=model.with_suffix(''))}", capsys
+    )
 
 
 def test_what_cannot_be_written_is_said_after_the_result(

@@ -128,6 +128,7 @@ def test_what_is_said_to_be_written_is_there(runs: Path, capsys: pytest.CaptureF
         ("{trpo} --smooth -3", "smooth must be a whole number of at least 1, got -3"),
         ("{trpo} --output no/such/figure.png", "cannot write no/such/figure.png"),
         ("{trpo} --output figure.xyz", "cannot write figure.xyz"),
+        ("{trpo} --output .", "--output must be the name of a file"),
         ("{trpo} --output directory.png", "cannot write directory.png"),
     ],
 )

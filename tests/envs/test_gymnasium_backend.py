@@ -100,6 +100,19 @@ def test_the_asynchronous_backend_equals_the_synchronous_one(env_id: str) -> Non
     spawned.close()
 
 
+def test_what_only_this_process_has_registered_is_made_in_others() -> None:
+    gym.register("ToyOnlyHere-v0", entry_point=Walk, max_episode_steps=7)
+    envs = make_gymnasium("ToyOnlyHere-v0", 2, asynchronous=True)
+    ended = torch.zeros(2, dtype=torch.bool)
+    envs.reset([1, 2])
+    for _ in range(7):
+        envs.send(torch.zeros(2, 1))
+        step = envs.recv()
+        ended |= step.terminated | step.truncated
+    assert ended.all()
+    envs.close()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("bounds", [(-1, 1), (-0.1, 0.1), (-0.4, 0.4), (-2, 2), (0.3, 0.7)])
 def test_actions_on_the_bounds_are_inside_the_space(bounds: tuple[float, float], dtype: type) -> None:

@@ -21,10 +21,11 @@ from update_examples import (
     updated,
 )
 
-from rlkit_es.errors import NonFiniteError, UserError
+from rlkit_es.errors import CompilationError, NonFiniteError, UserError
 from rlkit_es.learners.adam_step import AdamStep
 from rlkit_es.learners.compilation import missing_compiler
 from rlkit_es.learners.estimates import Estimates
+from rlkit_es.learners.learner import make_learner as make_any_learner
 from rlkit_es.learners.requests import LoopCall
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import Batch
@@ -271,6 +272,26 @@ def test_leaving_the_stop_on_the_device_gives_the_same_result(algo: str, changes
 
 
 # --- compiled ---
+
+
+@pytest.mark.parametrize("algo", ["espo", "trpo"])
+def test_where_it_cannot_be_compiled_it_is_eager_with_a_warning_or_an_error(algo, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    config, policy = make_config_for(algo), make_policy()
+    eager, required, fallen = (
+        make_any_learner(algo, copy.deepcopy(policy), config, torch.Generator().manual_seed(0))
+        for _ in range(3)
+    )
+    required.compile()
+    fallen.compile(required=False)
+    batch = make_batch(policy)
+    with pytest.raises(CompilationError, match=r"could not be compiled \(.*\); use --compile off$"):
+        required.update(batch, config.learning_rate)
+    with pytest.warns(RuntimeWarning, match="could not be compiled"):
+        metrics = fallen.update(batch, config.learning_rate)
+    assert metrics == eager.update(batch, config.learning_rate)
+    assert fallen.update(batch, config.learning_rate) == eager.update(batch, config.learning_rate)
 
 
 @pytest.mark.skipif(missing_compiler() is not None, reason=f"nothing to compile with: {missing_compiler()}")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from rlkit_es.envs.vector_env import env_seeds
 from rlkit_es.errors import UserError
 from rlkit_es.runs.experiment import run
-from rlkit_es.runs.run_directory import create_run_directory, default_run_directory
+from rlkit_es.runs.run_directory import claim, create_run_directory, default_run_directory
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.training.seeds import derive_seeds
@@ -143,6 +144,24 @@ def test_a_directory_that_cannot_be_written_is_refused(tmp_path: Path, place: st
 def test_an_empty_existing_directory_is_used(tmp_path: Path) -> None:
     create_run_directory(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["checkpoints"]
+
+
+def test_runs_that_begin_in_the_same_second_have_a_directory_each(tmp_path: Path) -> None:
+    default = tmp_path / "runs" / "env" / "seed0-20260101-000000"
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(lambda _: claim(default), range(8)))
+    assert sorted(path.name for path in claimed) == [
+        default.name,
+        *(f"{default.name}-{number}" for number in range(2, 9)),
+    ]
+    for path in claimed:
+        create_run_directory(path)
+
+
+def test_a_default_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("not a directory")
+    with pytest.raises(UserError, match="cannot write run directory"):
+        claim(tmp_path / "runs" / "env" / "seed0")
 
 
 @pytest.mark.parametrize("env", ["HalfCheetah-v4", "dm_control/humanoid-run-v0", "my.module:My Env-v0"])

@@ -13,6 +13,7 @@ import torch
 from run_results import rows
 from torch import Tensor
 
+import rlkit_es
 from rlkit_es import run
 from rlkit_es.commands import seeds_together
 from rlkit_es.errors import UserError
@@ -251,6 +252,28 @@ def test_a_directory_that_holds_a_run_is_left_alone(
     alone = [word.replace(str(tmp_path / "run"), str(tmp_path / "alone")) for word in words]
     assert run.main(alone) == 0
     assert "already holds" in refusal(capsys, *alone, "--num-seeds", "2")
+
+
+def test_a_directory_of_seeds_is_not_that_of_one_run_nor_of_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = words_of("ppo", "--run-dir", str(tmp_path / "run"), "--total-steps", "60")
+    assert run.main([*words, "--num-seeds", "2"]) == 0
+    before = sorted(tmp_path.rglob("*"))
+    listed = (tmp_path / "run" / "seeds.json").read_text()
+    assert "already holds several seeds" in refusal(capsys, *words)
+    assert "already holds several seeds" in refusal(capsys, *words, "--num-seeds", "2", "--seed", "5")
+    assert (sorted(tmp_path.rglob("*")), (tmp_path / "run" / "seeds.json").read_text()) == (before, listed)
+    with pytest.raises(UserError, match=r"is not one run: choose .*seed0 or .*seed1$"):
+        rlkit_es.resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("more", [["--num-seeds", "2"], ["--num_seeds=2"], ["--preset", "reference-espo"]])
+def test_what_is_for_a_new_run_is_refused_where_one_goes_on(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refusal(capsys, "--resume", str(tmp_path), *more)
+    assert said.startswith(f"error: {more[0].split('=')[0].replace('_', '-')} is for a new run")
 
 
 def test_ranks_and_seeds_exclude_each_other() -> None:

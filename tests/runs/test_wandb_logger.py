@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import rlkit_es
 from rlkit_es import PPO, run
 from rlkit_es.errors import UserError
 
@@ -69,8 +70,10 @@ def test_a_resumed_run_goes_on_in_the_same_one(service: Service) -> None:
 
 
 def test_without_a_run_directory_it_is_not_begun(service: Service) -> None:
-    PPO("Pendulum-v1", **QUICK, wandb="project").learn(64)
-    assert not service.begun
+    PPO("Pendulum-v1", **QUICK, wandb="project", run_dir="run").learn(64)
+    begun = len(service.begun)
+    rlkit_es.load("run").learn(64)  # in no directory that would say which run it is
+    assert len(service.begun) == begun
 
 
 def test_its_absence_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,3 +173,42 @@ def test_the_best_checkpoint_is_the_best_by_evaluation() -> None:
 )
 def test_a_multiple_is_crossed_once(before: int, after: int, every: int, expected: bool) -> None:
     assert crosses(before, after, every) is expected
+
+
+class _OnlyLogs:
+    def log(self, metrics: dict[str, float]) -> None:
+        pass
+
+
+class _OnlyIterates:
+    def on_iteration(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        pass
+
+
+def test_what_has_a_part_of_the_methods_is_refused_before_training() -> None:
+    agent = PPO("Pendulum-v1", **QUICK)
+    hooks: list[dict[str, Any]] = [{"loggers": [_OnlyLogs()]}, {"callbacks": [_OnlyIterates()]}]
+    for given in hooks:
+        with pytest.raises(UserError, match=r"inherits from (Logger|Callback), got"):
+            agent.learn(64, **given)
+    assert agent.env_steps == 0
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "gymnasium-async", "envpool"])
+def test_training_goes_on_after_an_interruption_within_a_step(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "envpool":
+        pytest.importorskip("envpool")
+    agent = PPO("Pendulum-v1", **QUICK, backend=backend)
+    agent.learn(64)
+    made = agent._trainer.envs[0]
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(made, "recv", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(64)
+    assert agent.learn(64).env_steps == 128
+    agent.close()

@@ -184,16 +184,6 @@ def test_what_is_not_finite_is_refused_by_name(name: str, value: float) -> None:
         take_checkpoint(trainer)
 
 
-def test_settings_may_be_changed_on_the_way() -> None:
-    config = config_of(trained("espo", "CartPole-v1"), total_steps=7, torch_threads=2)
-    assert (config.algo, config.env, config.total_steps, config.torch_threads) == (
-        "espo",
-        "CartPole-v1",
-        7,
-        2,
-    )
-
-
 @pytest.mark.parametrize("name", ["hiden_sizes", "", "__class__", "unknown"])
 def test_a_setting_that_is_not_known_here_is_refused_by_name(name: str) -> None:
     with pytest.raises(CheckpointError, match=f"setting {name!r} is not known to this version"):

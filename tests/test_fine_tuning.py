@@ -1,0 +1,145 @@
+"""A saved agent that is trained on with other settings, and recorded somewhere of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import rlkit_es
+from rlkit_es import ESPO, PPO, Algorithm, UserError
+from rlkit_es.errors import CheckpointError
+
+SMALL: dict[str, Any] = {
+    "num_envs": 4,
+    "rollout_steps": 16,
+    "minibatch_size": 16,
+    "epochs": 1,
+    "critic_epochs": 1,
+    "hidden_sizes": (8,),
+    "compile": "off",
+    "eval_episodes": 0,
+    "backend": "gymnasium",
+}
+
+
+gym.register("ShortPendulum-v0", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=50)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return PPO("Pendulum-v1", **SMALL).learn(128).save(tmp_path_factory.mktemp("model") / "model")
+
+
+def steps_in(directory: Path) -> list[int]:
+    with (directory / "metrics.csv").open(newline="") as file:
+        return [int(float(row["env_steps"])) for row in csv.DictReader(file)]
+
+
+def parameters(agent: Algorithm) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in agent.policy.parameters()]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_it_is_recorded_in_a_directory_of_its_own(model: Path, tmp_path: Path, kind: type) -> None:
+    agent = rlkit_es.load(model, run_dir=kind(tmp_path / "new"))
+    agent.learn(64).learn(64)
+    assert steps_in(tmp_path / "new") == [192, 256]
+    assert rlkit_es.load(tmp_path / "new").env_steps == 256
+
+
+def test_a_directory_that_holds_another_run_is_refused_and_left_alone(model: Path, tmp_path: Path) -> None:
+    PPO("Pendulum-v1", **SMALL, run_dir=tmp_path / "other").learn(256)
+    before = {path: path.read_bytes() for path in (tmp_path / "other").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="already holds a run"):
+        rlkit_es.load(model, run_dir=tmp_path / "other").learn(64)
+    assert {path: path.read_bytes() for path in (tmp_path / "other").rglob("*") if path.is_file()} == before
+
+
+def test_an_agent_whose_training_failed_goes_on_in_its_own_directory(tmp_path: Path) -> None:
+    class Fails(rlkit_es.Callback):
+        def on_iteration(self, trainer: object, metrics: dict[str, float]) -> None:
+            raise RuntimeError("of the user's")
+
+    agent = PPO("Pendulum-v1", **SMALL, run_dir=tmp_path / "run")
+    with pytest.raises(RuntimeError, match="of the user's"):
+        agent.learn(64, callbacks=[Fails()])
+    assert agent.learn(64).env_steps == 128
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_envs": 8},
+        {"num_envs": 2},
+        {"normalize_rewards": False},
+        {"learning_rate": np.float32(1e-3), "num_envs": np.int64(8)},
+        {"rollout_steps": 8},
+        {"env": "ShortPendulum-v0"},
+    ],
+    ids=str,
+)
+def test_what_may_be_otherwise_is(model: Path, changes: dict[str, Any]) -> None:
+    before = rlkit_es.load(model)
+    agent = rlkit_es.load(model, **changes)
+    assert {name: getattr(agent.config, name) for name in changes} == changes
+    assert all(map(torch.equal, parameters(agent), parameters(before)))
+    agent.learn(64)
+    assert agent.env_steps >= 192
+    assert not all(map(torch.equal, parameters(agent), parameters(before)))
+
+
+def test_rewards_may_be_scaled_from_here_on(tmp_path: Path) -> None:
+    path = PPO("Pendulum-v1", **SMALL, normalize_rewards=False).learn(64).save(tmp_path / "raw")
+    agent = rlkit_es.load(path, normalize_rewards=True).learn(64)
+    scaler = agent._trainer.reward_scaler
+    assert scaler is not None
+    assert float(scaler.inverse_std) != 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_sizes": [16]}, r"^hidden_sizes is \(8,\) in .*, and cannot be otherwise: leave it out$"),
+        ({"log_std_init": 1.0}, "^log_std_init is -0.75 in "),
+        ({"normalize_observations": False}, "^normalize_observations is True in "),
+        ({"constraint": "kl"}, "^constraint is None in "),
+        ({"learning_rate": -1.0}, "^learning_rate must be "),
+        ({"activation": "foo"}, "^unknown activation|^activation must be "),
+        ({"max_kl": 0.05}, "^max_kl has no effect on ppo"),
+        ({"num_envs": 1, "rollout_steps": 4}, "^minibatch_size 16 is larger than the batch of 4"),
+        ({"checkpoint": "best"}, "is one file"),
+        ({"checkpoint": 64}, "is one file"),
+        ({"lr": 1}, "^unknown setting 'lr'; here it is learning_rate"),
+    ],
+    ids=str,
+)
+def test_what_may_not_is_refused_by_name(model: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        rlkit_es.load(model, **changes)
+    assert not isinstance(refused.value, CheckpointError)  # the file is right
+
+
+def test_what_is_said_again_is_no_change(model: Path) -> None:
+    assert rlkit_es.load(model, hidden_sizes=[8], constraint=None, log_std_init=-0.75).env_steps == 128
+
+
+def test_steps_that_are_not_named_are_those_it_was_made_with() -> None:
+    agent = PPO("Pendulum-v1", **SMALL, total_steps=192)
+    assert agent.learn(64).learn().env_steps == 256
+
+
+def test_an_endless_setting_leaves_json(tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    agent = ESPO("Pendulum-v1", **SMALL, max_grad_norm=float("inf"), run_dir=tmp_path / "run").learn(64)
+    text = (tmp_path / "run" / "config.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["config"]["max_grad_norm"] == "inf"
+    assert rlkit_es.load(tmp_path / "run").config.max_grad_norm == agent.config.max_grad_norm
