@@ -7,6 +7,7 @@ observation is (C, H, W) in place of (O,).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -109,9 +110,21 @@ class ActionSpec:
         bounds = torch.tensor([*self.low, *self.high])
         return bool(self.low) and bool(torch.isfinite(bounds).all())
 
+    def fits(self, other: ActionSpec) -> bool:
+        """Whether they are the same but for the rounding of bounds, in which backends differ."""
+        bounds, others = [*self.low, *self.high], [*other.low, *other.high]
+        return dataclasses.replace(self, low=other.low, high=other.high) == other and (
+            len(bounds) == len(others)
+            and all(math.isclose(x, y, rel_tol=1e-6) for x, y in zip(bounds, others, strict=True))
+        )
+
 
 class Spaces(NamedTuple):
     """What goes into a policy and what comes out."""
 
     observation: ObservationSpec
     action: ActionSpec
+
+    def fits(self, other: Spaces) -> bool:
+        """Whether a policy for ``other`` is one for these."""
+        return self.observation == other.observation and self.action.fits(other.action)

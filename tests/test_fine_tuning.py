@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import rlkit_es
 from rlkit_es import ESPO, PPO, Algorithm, UserError
 from rlkit_es.errors import CheckpointError
+from rlkit_es.runs.playing import make_env
 
 SMALL: dict[str, Any] = {
     "num_envs": 4,
@@ -93,6 +95,19 @@ def test_what_may_be_otherwise_is(model: Path, changes: dict[str, Any]) -> None:
     agent.learn(64)
     assert agent.env_steps >= 192
     assert not all(map(torch.equal, parameters(agent), parameters(before)))
+
+
+@pytest.mark.parametrize("backends", [("envpool", "gymnasium"), ("gymnasium", "envpool")])
+def test_another_backend_may_round_the_bounds_otherwise(tmp_path: Path, backends: tuple[str, str]) -> None:
+    pytest.importorskip("envpool")
+    first, second = backends
+    agent = PPO("Humanoid-v4", **{**SMALL, "backend": first}).learn(64)
+    path = agent.save(tmp_path / "humanoid")
+    other = rlkit_es.load(path, backend=second)
+    assert rlkit_es.evaluate(other, episodes=1).episodes == 1
+    assert other.learn(64).env_steps >= 128
+    with closing(make_env(agent.config, agent.policy.action, "rgb_array")) as env:
+        assert env.action_space.shape == (17,)
 
 
 def test_rewards_may_be_scaled_from_here_on(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def make_env(config: Config, action: ActionSpec, render_mode: RenderMode) -> Sup
         if env.render_mode != render_mode:
             modes = ", ".join(map(str, env.metadata.get("render_modes", []))) or "none"
             raise UserError(f"{config.env} cannot be drawn as {render_mode}; its render modes: {modes}")
-        if (found := action_spec(env.action_space)) != action:
+        if not (found := action_spec(env.action_space)).fits(action):
             raise UserError(
                 f"{config.env} is not the environment that the policy is for: it takes {found}, not {action}"
             )

@@ -131,7 +131,7 @@ class Trainer:
     def begin_segment(self) -> RolloutCollector:
         """Environments anew: nothing of what they held before has an effect from here on."""
         self.envs = self.envs or make_envs(self.share)
-        if (found := spaces_of(self.envs[0])) != self.spaces:
+        if not (found := spaces_of(self.envs[0])).fits(self.spaces):
             raise UserError(
                 f"{self.config.env} is not the environment that the policy is for: it has {found}, "
                 f"not {self.spaces}"
