@@ -13,6 +13,7 @@ from rlkit_es.core.running_stats import RunningStats
 from rlkit_es.ranks import ALONE, Ranks
 
 _EPSILON = 1e-8
+_ROUNDING = 1e-12  # variance of a constant, over its square, as float32 has it
 
 
 class StatsModule(nn.Module):
@@ -40,11 +41,18 @@ class StatsModule(nn.Module):
         self.mean.copy_(merged.mean)
         self.variance.copy_(merged.variance)
         self.seen.copy_(merged.seen)
-        self.inverse_std.copy_((merged.variance + _EPSILON).rsqrt())
+        self.inverse_std.copy_(self._inverse_std())
+
+    def _inverse_std(self) -> Tensor:
+        return (self.variance + _EPSILON).rsqrt()
 
 
 class ObservationNormalizer(StatsModule):
-    """(x - mean) / std, clipped; the identity (clipped) until something is counted."""
+    """(x - mean) / std, clipped; the identity (clipped) until something is counted.
+
+    An entry that has never varied is 0, whatever it is: a policy knows nothing of it, and where it is
+    another constant, as on another backend, or begins to vary, it would be as large as the clip.
+    """
 
     def __init__(self, size: int, clip: float) -> None:
         super().__init__((size,))
@@ -53,6 +61,10 @@ class ObservationNormalizer(StatsModule):
     def forward(self, observation: Tensor) -> Tensor:
         """Raw observations (..., O) to normalised ones."""
         return ((observation - self.mean) * self.inverse_std).clamp_(-self.clip, self.clip)
+
+    def _inverse_std(self) -> Tensor:
+        varied = self.variance > _ROUNDING * self.mean.square()
+        return torch.where(varied, super()._inverse_std(), 0.0)
 
     def frozen(self) -> Callable[[Tensor], Tensor]:
         """The same function, with the statistics as they are now."""

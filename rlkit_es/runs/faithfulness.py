@@ -93,4 +93,5 @@ def _random_observations(policy: ActorCritic, observation: ObservationSpec) -> T
     noise = noise * torch.tensor(_SIZES).repeat(CHECKED // len(_SIZES)).unsqueeze(1)
     if policy.normalizer is None:
         return noise
-    return policy.normalizer.mean + noise / policy.normalizer.inverse_std
+    inverse_std = policy.normalizer.inverse_std
+    return policy.normalizer.mean + noise / torch.where(inverse_std > 0, inverse_std, 1.0)

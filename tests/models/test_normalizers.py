@@ -81,3 +81,25 @@ def test_reward_scaling_does_not_shift() -> None:
     scaled = scaler(reward, torch.zeros(30, 2, dtype=torch.bool), torch.ones(30, 2, dtype=torch.bool))
     ratio = scaled / reward
     torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio))
+
+
+def test_what_never_varied_is_ignored_whatever_it_is_elsewhere() -> None:
+    normalizer = ObservationNormalizer(4, clip=10.0)
+    varying = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    for part in varying.split(100):
+        constants = torch.tensor([0.0, 8.9, -1e6]).expand(len(part), 3)
+        seen = torch.cat([part[:, None], constants], dim=1)
+        normalizer.merge(seen, torch.ones(len(part), dtype=torch.bool))
+    elsewhere = torch.tensor([[0.5, 3.0, -7.0, 1e6], [0.5, 0.0, 8.9, -1e6]])
+    for normalize in (normalizer, normalizer.frozen()):
+        first, second = normalize(elsewhere)
+        assert torch.equal(first, second)
+        assert first[0] != 0
+        assert first[1:].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_what_varies_a_little_is_not_ignored() -> None:
+    normalizer = ObservationNormalizer(2, clip=10.0)
+    noise = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    normalizer.merge(1e-4 * noise + torch.tensor([0.0, 1.0]), torch.ones(1000, dtype=torch.bool))
+    assert (normalizer(1e-4 * noise + torch.tensor([0.0, 1.0])).std(dim=0) > 0.5).all()
