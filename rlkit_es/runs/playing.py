@@ -29,6 +29,10 @@ from rlkit_es.training.evaluate import MOST_ENVS
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.types import ActionSpec
 
+_FREE = -1  # of Gymnasium: no camera of the model
+_TRACKING = 1  # mujoco.mjtCamera.mjCAMERA_TRACKING
+_TORSO = 1  # the first body after the world
+
 RenderMode = Literal["rgb_array", "human"]
 Predict = Callable[[np.ndarray], np.ndarray]
 """Raw observations (N, O) to actions that the environment takes."""
@@ -131,7 +135,19 @@ def _make(config: Config, render_mode: RenderMode) -> gym.Env[Any, Any]:
         warnings.simplefilter("ignore")  # of old versions: the run was trained with that one
         if is_atari(config.env):
             return make_game(config.env, config.sticky_actions, render_mode)
-        return gym.make(config.env, render_mode=render_mode)
+        env = gym.make(config.env, render_mode=render_mode)
+        _follow(env)
+        return env
+
+
+def _follow(env: gym.Env[Any, Any]) -> None:
+    """Have the camera of Gymnasium's MuJoCo environments go with the robot, which else runs out of sight."""
+    renderer: Any = getattr(env.unwrapped, "mujoco_renderer", None)
+    camera = dict(getattr(renderer, "default_cam_config", None) or {})
+    if getattr(renderer, "camera_id", None) != _FREE or camera.get("trackbodyid", _TORSO) < _TORSO:
+        return  # there is no such camera, or it is to look at a place
+    renderer.camera_id = None  # any other has the camera stay where it is
+    renderer.default_cam_config = {"type": _TRACKING, "trackbodyid": _TORSO, **camera}
 
 
 def _stepper(

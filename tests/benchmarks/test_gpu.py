@@ -17,7 +17,7 @@ def test_every_way_is_measured_at_every_size(
     monkeypatch.setattr(gpu, "_MOST_STEPS", 3)
     monkeypatch.setattr(gpu, "recorder", lambda device: as_a_gpu_would)
     monkeypatch.setattr(torch, "compile", lambda step, dynamic: step)
-    monkeypatch.setattr(AdamStep, "compile", lambda self: None)
+    monkeypatch.setattr(AdamStep, "compile", lambda self, required: None)
     training = ["--envs", "CartPole-v1", "--num-envs", "8", "--iterations", "1"]
     output = tmp_path / "gpu.json"
     assert gpu.main([*SMALL, "--algos", "espo", *training, "--output", str(output)]) == 0

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,8 @@ from painted import PUSHED, Painted, configure, headless, registered, supervised
 from rlkit_es.envs.envpool_backend import envpool_ids
 from rlkit_es.envs.supervised import FailedEnvironmentError, SupervisedEnv
 from rlkit_es.errors import UserError
-from rlkit_es.runs.playing import make_env, play, playing_seed
+from rlkit_es.runs.playing import _make, make_env, play, playing_seed
+from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import evaluate_policy
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.trainer import Trainer
@@ -121,3 +123,19 @@ def test_render_modes_that_an_environment_lacks_are_an_error_of_one_line() -> No
             make_env(configure("ToyPlain-v0"), PUSHED, "rgb_array")
     finally:
         del gym.registry["ToyPlain-v0"]
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v4", "Ant-v5", "Walker2d-v4", "Humanoid-v5"])
+def test_the_camera_goes_with_the_robot(env_id: str) -> None:
+    with closing(_make(Config(algo="ppo", env=env_id), "rgb_array")) as env:
+        renderer = env.unwrapped.mujoco_renderer
+        assert renderer.camera_id is None  # Gymnasium takes any other for a camera that stays
+        assert renderer.default_cam_config["type"] == mujoco.mjtCamera.mjCAMERA_TRACKING
+        assert env.unwrapped.model.body(renderer.default_cam_config["trackbodyid"]).name != "world"
+
+
+@pytest.mark.parametrize("env_id", ["InvertedPendulum-v4", "Reacher-v5", "CartPole-v1"])
+def test_a_camera_that_looks_at_a_place_stays(env_id: str) -> None:
+    with closing(_make(Config(algo="ppo", env=env_id), "rgb_array")) as env:
+        renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+        assert renderer is None or renderer.camera_id == -1
