@@ -128,9 +128,9 @@ class GymnasiumVectorEnv:
 
 def make_gymnasium(env_id: str, num_envs: int, *, asynchronous: bool) -> GymnasiumVectorEnv:
     """``num_envs`` environments of a registered id, in this process or one process each."""
-    known: Any = gym.registry.get(env_id.rpartition(":")[2], env_id)
-    # Processes of their own know of no id that a module of the user's has registered in this one.
-    make: Callable[[], gym.Env[Any, Any]] = partial(gym.make, known if asynchronous else env_id)
+    # Processes of their own import what an id says, and know of nothing else that was registered in this one.
+    known: Any = gym.registry.get(env_id, env_id) if asynchronous else env_id
+    make: Callable[[], gym.Env[Any, Any]] = partial(gym.make, known)
     makers: list[Callable[[], gym.Env[Any, Any]]] = [
         partial(SupervisedEnv, make, number) for number in range(num_envs)
     ]
