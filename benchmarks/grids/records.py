@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from seed_statistics import thin
 
+from rlkit_es.runs.run_directory import finite
 from rlkit_es.runs.run_records import read_run
 from rlkit_es.training.config import Config
 
@@ -85,12 +86,8 @@ def experiment_of(config: Mapping[str, Any]) -> dict[str, Any]:
     Infinity is a string, as in ``config.json``.
     """
     defaults = {setting.name: setting.default for setting in fields(Config) if setting.default is not MISSING}
-    shared = {
-        k: str(v) if v == math.inf else v
-        for k, v in {**defaults, **config}.items()
-        if k not in _OF_THE_RUN_ALONE
-    }
-    return dict(json.loads(json.dumps(shared, default=str)))
+    shared = {k: v for k, v in {**defaults, **config}.items() if k not in _OF_THE_RUN_ALONE}
+    return dict(json.loads(json.dumps(finite(shared), default=str)))
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from rlkit_es.commands.exit_code import exit_code
+from rlkit_es.commands.outputs import output_file
 from rlkit_es.errors import UserError
 from rlkit_es.runs.plots import plot_diagnostics
 from rlkit_es.runs.run_records import find_runs, group_seeds
@@ -41,9 +42,7 @@ def draw(
         raise UserError("name at least one run directory")
     if smooth < 1:
         raise UserError(f"smooth must be a whole number of at least 1, got {smooth}")
-    if not output.name:
-        raise UserError(f"--output must be the name of a file, got {output}")
-    output = output if output.suffix else output.with_suffix(".png")
+    output = output_file(output, ".png")
     groups = group_seeds(find_runs(runs))
     plot_diagnostics(groups, output, smooth=smooth)
     for label, members in groups.items():

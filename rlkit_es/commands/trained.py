@@ -13,6 +13,7 @@ from rlkit_es import algorithms
 from rlkit_es.agent import Algorithm
 from rlkit_es.commands.exit_code import exit_code
 from rlkit_es.commands.options import import_modules
+from rlkit_es.commands.outputs import output_file
 from rlkit_es.errors import UserError
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.run_directory import checkpoints_of
@@ -74,9 +75,7 @@ def output_beside(run: Path, output: Path | None, name: str, suffix: str) -> Pat
     """
     if output is None:
         return run / f"{name}{suffix}" if run.is_dir() else run.with_suffix(suffix)
-    if not output.name:
-        raise UserError(f"--output must be the name of a file, got {output}")
-    output = output if output.suffix else output.with_suffix(suffix)
+    output = output_file(output, suffix)
     if output.resolve() in (run.resolve(), Path(f"{run}.safetensors").resolve()):
         raise UserError(f"--output {output} would replace the model itself")
     return output

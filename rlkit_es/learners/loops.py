@@ -17,10 +17,11 @@ from torch.utils import _pytree as pytree
 
 from rlkit_es.errors import CompilationError
 from rlkit_es.learners.minibatch_step import StepInputs, StepState
-from rlkit_es.learners.native_loop import NativeLoop, native_loop
+from rlkit_es.learners.native_loop import native_loop
 from rlkit_es.learners.recording import Record, Replay, copy_tree, recorder
 
 Step = Callable[[StepState, StepInputs, Tensor, Tensor], StepState]
+_Run = Callable[[StepState, StepInputs, Tensor, Tensor, int, int], tuple[int, StepState]]  # as of `Loop`
 
 
 class Loop(Protocol):
@@ -85,8 +86,7 @@ class CompiledLoop:
     def __init__(self, step: Step, *, required: bool = True) -> None:
         self.step = step
         self._required = required
-        self._loop: NativeLoop | None = None
-        self._instead: PythonLoop | None = None
+        self._run: _Run | None = None
 
     def over(self, step: Any) -> Self:
         return type(self)(step, required=self._required)
@@ -94,17 +94,11 @@ class CompiledLoop:
     def __call__(
         self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor, first: int, count: int
     ) -> tuple[int, StepState]:
-        if self._loop is None and self._instead is None:
-            self._compile(state, inputs, index, real)
-        if self._instead is not None:
-            return self._instead(state, inputs, index, real, first, count)
-        assert self._loop is not None
-        flat_state, state_spec = pytree.tree_flatten(state)
-        numbers = torch.tensor(first), torch.tensor(count)
-        at, *after = self._loop(*numbers, *flat_state, *pytree.tree_leaves(inputs), index, real)
-        return int(at), pytree.tree_unflatten(after, state_spec)
+        if self._run is None:
+            self._run = self._compiled(state, inputs, index, real)
+        return self._run(state, inputs, index, real, first, count)
 
-    def _compile(self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor) -> None:
+    def _compiled(self, state: StepState, inputs: StepInputs, index: Tensor, real: Tensor) -> _Run:
         flat_state, state_spec = pytree.tree_flatten(state)
         flat_inputs, inputs_spec = pytree.tree_flatten(inputs)
 
@@ -115,12 +109,22 @@ class CompiledLoop:
             return pytree.tree_leaves(self.step(state, inputs, index_row, real_row))
 
         try:
-            self._loop = native_loop(flat_step, flat_state, flat_inputs, index, real)
+            loop = native_loop(flat_step, flat_state, flat_inputs, index, real)
         except CompilationError as error:
             if self._required:
                 raise
             warnings.warn(f"{error}, or leave it at this slower, eager update", RuntimeWarning, stacklevel=2)
-            self._instead = PythonLoop(self.step, watch=self.watch)
+            return PythonLoop(self.step, watch=self.watch)
+
+        def run(
+            state: StepState, inputs: StepInputs, index: Tensor, real: Tensor, first: int, count: int
+        ) -> tuple[int, StepState]:
+            numbers = torch.tensor(first), torch.tensor(count)
+            flat = *pytree.tree_leaves(state), *pytree.tree_leaves(inputs)
+            at, *after = loop(*numbers, *flat, index, real)
+            return int(at), pytree.tree_unflatten(after, state_spec)
+
+        return run
 
 
 class RecordedLoop:

@@ -12,7 +12,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,7 @@ def create_run_directory(path: Path) -> None:
         UserError: it cannot be written, or already holds a run.
     """
     with _writing_to(path):
-        held = "several seeds" if holds_seeds(path) else "a run" if holds_run(path) else None
-        if held is not None:
+        if (held := held_in(path)) is not None:
             raise UserError(
                 f"run directory {path} already holds {held}; "
                 f"choose another, or go on with it: --resume {path}"
@@ -107,6 +106,11 @@ def _writing_to(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write run directory {path}: {error.strerror}; choose another") from error
+
+
+def held_in(path: Path) -> str | None:
+    """In words, what was recorded in ``path``; None where nothing was."""
+    return "several seeds" if holds_seeds(path) else "a run" if holds_run(path) else None
 
 
 def holds_run(path: Path) -> bool:
@@ -154,11 +158,9 @@ def describe_run(trainer: Trainer, launch: Sequence[str] = ()) -> dict[str, Any]
     config = trainer.config
     settings = dataclasses.asdict(config)
     settings["run_dir"] = str(config.run_dir)
-    endless = {name for name, value in settings.items() if isinstance(value, float) and math.isinf(value)}
-    settings |= {name: str(settings[name]) for name in endless}  # JSON has no such number
     backend, backend_reason = choose_backend(config.env, config.backend, config.num_envs)
     return {
-        "config": settings,
+        "config": finite(settings),
         "backend": backend,
         "backend_reason": backend_reason,
         "update": trainer.compiles(config)[1],
@@ -170,6 +172,12 @@ def describe_run(trainer: Trainer, launch: Sequence[str] = ()) -> dict[str, Any]
         "platform": platform.platform(),
         "git_revision": _git_revision(),
     }
+
+
+def finite(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with words for infinite numbers, which JSON does not have."""
+    endless = {k: str(v) for k, v in settings.items() if isinstance(v, float) and math.isinf(v)}
+    return {**settings, **endless}
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

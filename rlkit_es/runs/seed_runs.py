@@ -13,7 +13,7 @@ from rlkit_es.learners.lockstep import Lockstep
 from rlkit_es.runs.experiment import begin, going_on, summary
 from rlkit_es.runs.logging import ConsoleLogger
 from rlkit_es.runs.resume import SavedRun, open_run
-from rlkit_es.runs.run_directory import SEEDS, directory_called, holds_run, holds_seeds, write_json
+from rlkit_es.runs.run_directory import SEEDS, directory_called, held_in, write_json
 from rlkit_es.training.callbacks import Logger
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
@@ -52,8 +52,7 @@ def begin_all(trainers: Sequence[Trainer], directory: Path) -> None:
     Raises:
         UserError: one cannot be written, or holds a run.
     """
-    if holds_run(directory) or holds_seeds(directory):
-        held = "several seeds" if holds_seeds(directory) else "a run"
+    if (held := held_in(directory)) is not None:
         raise UserError(f"run directory {directory} already holds {held}; choose another for these seeds")
     for trainer in trainers:
         own = _directory_of(directory, trainer.config.seed)

@@ -140,12 +140,16 @@ def restored(checkpoint: Checkpoint, config: Config, ranks: Ranks | None = None)
 
 def _live_tensors(trainer: Trainer) -> dict[str, Tensor]:
     """What is copied into these is what training goes on from."""
-    scaler = trainer.reward_scaler
     return {
         **_prefixed("policy", trainer.policy.state_dict()),
-        **_prefixed("reward_scaler", {} if scaler is None else scaler.state_dict()),
+        **_scaler_tensors(trainer),
         **_prefixed("learner", trainer.learner.state_tensors()),
     }
+
+
+def _scaler_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    scaler = trainer.reward_scaler
+    return _prefixed("reward_scaler", {} if scaler is None else scaler.state_dict())
 
 
 def _generator_states(trainer: Trainer) -> dict[str, Tensor]:
@@ -184,7 +188,7 @@ def _with_scaler_of(
     trainer: Trainer, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """Rewards are scaled from anew where the settings do it otherwise than those that were ``saved``."""
-    own = {name: value for name, value in _live_tensors(trainer).items() if name.startswith("reward_scaler.")}
+    own = _scaler_tensors(trainer)
     if saved["normalize_rewards"] != trainer.config.normalize_rewards:
         return {k: v for k, v in tensors.items() if not k.startswith("reward_scaler.")} | own
     if own and saved["num_envs"] != trainer.config.num_envs:
