@@ -17,7 +17,7 @@ from grids.figures import plot_all_curves, plot_profiles
 from grids.records import group, read_committed
 from grids.scores import read_published, under_protocol
 from grids.sections import Measurement
-from grids.suites import PAIRS, SUITES
+from grids.suites import SUITES
 from machine import REPOSITORY
 from seed_statistics import bootstrap_interval, interquartile_mean, sample_std
 
@@ -29,6 +29,7 @@ _TITLES = {
     "mujoco": "MuJoCo",
     "dm_control": "DM Control",
     "atari": "Atari",
+    "reference": "The papers' own protocols",
     "choosing": "Choosing the defaults: one change at a time",
     "ablation": "Ablations: one change at a time",
 }
@@ -42,7 +43,7 @@ curves in [benchmarks/results/learning](../benchmarks/results/learning/), and th
 
 on a 2-core x86-64 virtual machine, one run on each core, one thread each. Every run's command line,
 settings, versions and git revision are in `runs.json` there. One configuration per recipe, the library's
-defaults; on MuJoCo nothing is chosen by environment.
+defaults, but where a variant's name says otherwise; on MuJoCo nothing is chosen by environment.
 
 Returns are means of ten episodes of the deterministic policy after training, of raw rewards: mean ±
 standard deviation over seeds (number of seeds). Scores put environments on one scale: for MuJoCo 0 is
@@ -55,6 +56,11 @@ seeds are too narrow; what has fewer than three seeds is not compared.
 _SINGLE_RUNS = {
     "dm_control": "[cheetah-run and finger-spin](environments.md#dm-control), three seeds each",
     "atari": "[Pong](environments.md#learning-pong)",
+}
+_PAIRS = {"reference": "What the papers change"}
+_REMARKS = {
+    "reference": "Settings of [presets](algorithms/presets.md): one environment, 2048 steps to a batch. "
+    "The papers train for 10,000,000 steps; here the learning rate falls to 0 over what is trained.",
 }
 _FIELDS = (
     *("env", "variant", "seeds", "mean", "std", "iqm", "interval_low", "interval_high"),
@@ -87,13 +93,15 @@ def _section(measured: Measurement, folder: Path) -> list[str]:
         return ["The suite has not been run." + (f" Outside it: {elsewhere}." if elsewhere else "")]
     _write_table(measured, folder / f"{measured.name}.csv")
     lines = [f"{measured.suite.total_steps:,} environment steps.", ""]
+    if remark := _REMARKS.get(measured.name):
+        lines += [remark, ""]
     if measured.name in ("ablation", "choosing"):
         lines += sections.changes(measured)
     else:
         lines += sections.overview(measured)
         lines += _figures(measured, folder)
         lines += _part("Over the suite", [*sections.aggregates(measured), *_improvements(measured)])
-        lines += _part("What dropout changes", sections.dropout_pairs(measured))
+        lines += _part(_PAIRS.get(measured.name, "What dropout changes"), sections.paired(measured))
         lines += _part("Beside published scores", sections.beside_published(measured))
     lines += _part("In detail", sections.details(measured))
     return lines + _part("Not run", sections.not_run(measured))
@@ -110,8 +118,8 @@ def _figures(measured: Measurement, folder: Path) -> list[str]:
 
 def _improvements(measured: Measurement) -> list[str]:
     best_first = [(name, "ppo") for name in measured.variants if name != "ppo"]
-    dropped = [(dropped, plain) for plain, dropped in PAIRS]
-    return ["", *sections.improvements(measured, list(dict.fromkeys([*best_first, *dropped])))]
+    pairs = [(better, plain) for plain, better in measured.suite.pairs]
+    return ["", *sections.improvements(measured, list(dict.fromkeys([*best_first, *pairs])))]
 
 
 def _part(title: str, lines: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from seed_statistics import (
 
 from grids.records import Run, group
 from grids.scores import Published, Scale, describe_protocol, env_name, find_scale, under_protocol
-from grids.suites import PAIRS, Suite
+from grids.suites import Suite
 from grids.tables import DIAGNOSTICS_CAPTION, diagnostics_table, number, provenance, returns_table, table
 
 _PROFILE_POINTS = 81
@@ -144,13 +144,14 @@ def profiles(measured: Measurement) -> dict[str, Profile]:
     return {name: performance_profile(runs, threshold) for name, runs in scores.items()}
 
 
-def dropout_pairs(measured: Measurement) -> list[str]:
-    """X beside SD-X: who scores higher, and what their updates look like."""
-    paired = [name for pair in PAIRS for name in pair]
+def paired(measured: Measurement) -> list[str]:
+    """The suite's pairs beside each other: who scores higher, and what their updates look like."""
+    pairs = measured.suite.pairs
+    named = [name for pair in pairs for name in pair]
     shown = [
-        run for run in measured.runs if run.variant in paired and "1st percentile" in str(run.diagnostics)
+        run for run in measured.runs if run.variant in named and "1st percentile" in str(run.diagnostics)
     ]
-    chances = improvements(measured, [(dropped, plain) for plain, dropped in PAIRS])
+    chances = improvements(measured, [(better, plain) for plain, better in pairs])
     if not shown or not chances:
         return []
     return [*chances, "", *DIAGNOSTICS_CAPTION, "", *diagnostics_table(shown)]

@@ -11,7 +11,9 @@ from functools import partial
 
 from rlkit_es.errors import UserError, look_up, suggestion
 
-PAIRS = (("ppo", "sd_ppo"), ("trpo", "sd_trpo"), ("espo", "sd_espo"))  # X and SD-X
+Pair = tuple[str, str]  # X and what is said to be better than it
+
+_DROPOUT_PAIRS: tuple[Pair, ...] = (("ppo", "sd_ppo"), ("trpo", "sd_trpo"), ("espo", "sd_espo"))
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Suite:
     seeds: int
     total_steps: int
     settings: tuple[str, ...] = field(default=())  # of every run
+    pairs: tuple[Pair, ...] = ()  # of variants, to compare
 
 
 def plain(*algos: str) -> tuple[Variant, ...]:
@@ -181,16 +184,38 @@ _SD_ESPO_CHOICES = {
     "dropout_0.5": "--dropout-threshold 0.5",
     "large_minibatches": _LARGE_MINIBATCHES,
 }
+# The claim of each paper, by its own protocol.
+_REFERENCE = (
+    Variant("ppo-reference_espo", "ppo", ("--preset", "reference-espo")),
+    Variant("espo-reference_espo", "espo", ("--preset", "reference-espo")),
+    Variant("ppo-reference_sdpo", "ppo", ("--preset", "reference-sdpo")),
+    Variant("sd_ppo-reference_sdpo", "sd_ppo", ("--preset", "reference-sdpo")),
+    Variant("sd_espo-reference_sdpo", "sd_espo", ("--preset", "reference-sdpo")),
+)
+_REFERENCE_PAIRS = (
+    ("ppo-reference_espo", "espo-reference_espo"),
+    ("ppo-reference_sdpo", "sd_ppo-reference_sdpo"),
+    # Both presets have the same settings for ESPO.
+    ("espo-reference_espo", "sd_espo-reference_sdpo"),
+)
 _NATURAL_DROPOUT = {"rate_1": "--dropout-rate 1", "rate_2": "--dropout-rate 2"}
 
 SUITES: Mapping[str, Suite] = {
-    "mujoco": Suite(_RECIPES, _MUJOCO, seeds=5, total_steps=1_000_000, settings=("--eval-every", "50000")),
+    "mujoco": Suite(
+        _RECIPES,
+        _MUJOCO,
+        seeds=5,
+        total_steps=1_000_000,
+        settings=("--eval-every", "50000"),
+        pairs=_DROPOUT_PAIRS,
+    ),
     "dm_control": Suite(
         _RECIPES,
         tuple(f"dm_control/{task}-v0" for task in _DM_CONTROL),
         seeds=3,
         total_steps=4_000_000,
         settings=("--eval-every", "200000"),
+        pairs=_DROPOUT_PAIRS,
     ),
     "atari": Suite(
         _RECIPES,
@@ -198,6 +223,15 @@ SUITES: Mapping[str, Suite] = {
         seeds=3,
         total_steps=10_000_000,
         settings=("--eval-every", "1000000"),
+        pairs=_DROPOUT_PAIRS,
+    ),
+    "reference": Suite(
+        _REFERENCE,
+        ("HalfCheetah-v4", "Walker2d-v4"),
+        seeds=5,
+        total_steps=1_000_000,
+        settings=("--eval-every", "50000"),
+        pairs=_REFERENCE_PAIRS,
     ),
     "choosing": Suite(
         (

@@ -111,6 +111,7 @@ def test_a_difference_is_the_exit_code(tmp_path: Path, monkeypatch: pytest.Monke
         assert json.loads((tmp_path / "crash.json").read_text())["different"] == names
 
 
+@pytest.mark.slow
 def test_two_kills_leave_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--kills", "2", "--seed", str(ONE_RUN), "--total-steps", "2500"]
     assert len(crash.make_plan(2, ONE_RUN)) == 1

@@ -137,11 +137,20 @@ def test_a_grid_without_suite_or_name_or_environments_is_refused(capsys):
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_every_cell_of_every_suite_could_run(name):
-    cells = learning.make_cells(dataclasses.replace(SUITES[name], seeds=1), Path("nowhere"))
-    assert len({cell.directory for cell in cells}) == len(cells)
-    for variant in SUITES[name].variants:
+def test_every_variant_and_every_environment_of_every_suite_could_run(name):
+    suite = dataclasses.replace(SUITES[name], seeds=1)
+    variants = learning.make_cells(dataclasses.replace(suite, envs=suite.envs[:1]), Path("nowhere"))
+    envs = learning.make_cells(dataclasses.replace(suite, variants=suite.variants[:1]), Path("nowhere"))
+    for cells, expected in ((variants, suite.variants), (envs, suite.envs)):
+        assert len({cell.directory for cell in cells}) == len(cells) == len(expected)
+    for variant in suite.variants:
         assert variant.name.startswith(variant.algo)
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
+def test_what_is_compared_is_in_the_suite(suite):
+    named = {name for pair in suite.pairs for name in pair}
+    assert named <= {variant.name for variant in suite.variants}
 
 
 def test_version_5_is_another_set_of_results(learn, tmp_path):

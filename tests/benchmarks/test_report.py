@@ -18,7 +18,8 @@ PUBLISHED = read_published()
 
 
 def measurement(*variants: str, envs=("Hopper-v4", "Walker2d-v4"), seeds=3, runs=None) -> Measurement:
-    suite = Suite(plain(*variants), tuple(envs), seeds, 1_000_000)
+    pairs = SUITES["mujoco"].pairs
+    suite = Suite(plain(*variants), tuple(envs), seeds, 1_000_000, pairs=pairs)
     if runs is None:
         runs = [
             make_run(env, name, seed, final=1000.0 * (place + 1) + seed)
