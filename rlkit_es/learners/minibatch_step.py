@@ -153,14 +153,14 @@ class MinibatchStep:
         self, loss: Callable[..., tuple[Tensor, Any]], at: Tensor, *rest: Any
     ) -> tuple[Tensor, Any]:
         """The gradient of ``loss(at, *rest)`` by ``at`` (P,), and what the loss returns beside its value."""
-        if self.ranks.size == 1:
+        if torch._C._functorch.is_batchedtensor(at):  # of several seeds, where autograd alone cannot help
             result: tuple[Tensor, Any] = torch.func.grad(loss, has_aux=True)(at, *rest)
             return result
-        # Ranks cannot exchange what torch.func has wrapped.
         with torch.enable_grad():
             leaf = at.detach().requires_grad_()
             value, beside = loss(leaf, *rest)
-        return torch.autograd.grad(value, leaf)[0], pytree.tree_map(torch.Tensor.detach, beside)
+        (gradient,) = torch.autograd.grad(value, leaf)
+        return gradient, pytree.tree_map(lambda x: x.detach() if x.requires_grad else x, beside)
 
     def _summed(self, gradient: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         """``gradient`` (P,) and ``values`` () summed over ranks, in one exchange."""

@@ -1,9 +1,9 @@
 """A loop over minibatches as native code, compiled ahead of time and kept on disk.
 
 The step is traced to a graph, the graph becomes the body of a ``while_loop``, and AOTInductor compiles
-that for this processor. What is compiled is found again under a hash of the graph, of the shapes, of
-this file, of torch's version and of the processor: it cannot be out of date, and loading it takes
-milliseconds.
+that for this processor. What is compiled is found again under a hash of the step's operations, of the
+shapes, of this file, of torch's version and of the processor: it cannot be out of date, and loading it
+takes milliseconds and imports nothing of torch's compiler.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from rlkit_es.errors import CompilationError, first_line
+from rlkit_es.learners.operations import operations
 
 # (*state, *inputs, index row, real row) -> state; state[0] is () bool: whether to go on.
 FlatStep = Callable[..., Sequence[Tensor]]
@@ -42,23 +42,18 @@ def native_loop(
     Raises:
         CompilationError: it cannot be compiled here.
     """
-
-    def traceable(*flat: Tensor) -> list[Tensor]:
-        # A compiled loop may not hand an input through as it is.
-        return [new.clone() if any(new is given for given in flat) else new for new in step(*flat)]
-
-    with torch.no_grad():
-        graph = make_fx(traceable)(*state, *inputs, index[0], real[0])
     first = torch.zeros((), dtype=torch.int64)
     example = (first, first.clone(), *state, *inputs, index, real)
+    arguments = (*state, *inputs, index[0], real[0])
+    with torch.no_grad():
+        path = cache_directory() / f"{_key(operations(step, *arguments), example)}.pt2"
     try:
-        path = cache_directory() / f"{_key(graph, example)}.pt2"
         if path.exists():
             try:
                 return _load(path)
             except RuntimeError:
                 path.unlink(missing_ok=True)  # damaged: compile it again
-        _compile(_Loop(graph, len(state)), example, path)
+        _compile(_Loop(_traced(step, arguments), len(state)), example, path)
         return _load(path)
     except Exception as error:  # torch raises what its compiler, the linker or the disk gave it
         reason = first_line(error)
@@ -97,12 +92,21 @@ class _Loop(torch.nn.Module):
         return result
 
 
-def _key(graph: torch.fx.GraphModule, example: Sequence[Tensor]) -> str:
-    constants = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+def _traced(step: FlatStep, arguments: Sequence[Tensor]) -> torch.fx.GraphModule:
+    from torch.fx.experimental.proxy_tensor import make_fx  # deferred, as all of the compiler
+
+    def traceable(*flat: Tensor) -> list[Tensor]:
+        # A compiled loop may not hand an input through as it is.
+        return [new.clone() if any(new is given for given in flat) else new for new in step(*flat)]
+
+    with torch.no_grad():
+        return make_fx(traceable)(*arguments)
+
+
+def _key(step: str, example: Sequence[Tensor]) -> str:
     parts = [
         Path(__file__).read_text(),
-        graph.code,
-        *(f"{name}={getattr(graph, name).tolist()}" for name in constants),
+        step,
         *(str((tensor.dtype, tensor.shape, tensor.stride())) for tensor in example),
         torch.__version__,
         str(torch.get_num_threads()),
@@ -121,8 +125,9 @@ def _processor() -> str:
 
 
 def _load(path: Path) -> NativeLoop:
-    loop: NativeLoop = torch._inductor.aoti_load_package(str(path))
-    return loop
+    # Not by `torch._inductor.aoti_load_package`, whose import takes more than a second.
+    loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+    return lambda *flat: loader.boxed_run(list(flat))
 
 
 def _compile(loop: _Loop, example: Sequence[Tensor], path: Path) -> None:
