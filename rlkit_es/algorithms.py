@@ -136,7 +136,8 @@ def evaluate(
         raw ``returns`` and ``lengths``, with ``return_mean`` and ``return_std``.
 
     Raises:
-        UserError: there are no episodes, the seed is out of range, or the environment failed.
+        UserError: there are no episodes, the seed is out of range, or the environment failed or is not the
+            one that the agent is for.
     """
     if not _is_whole(episodes) or episodes < 1:
         raise UserError(f"episodes must be a whole number of at least 1, got {episodes!r}")
@@ -148,6 +149,7 @@ def evaluate(
     return evaluate_policy(
         agent.policy,
         agent.config,
+        agent.spaces,
         episodes=int(episodes),
         seed=None if seed is None else int(seed),
         deterministic=deterministic,

@@ -284,8 +284,12 @@ def test_an_environment_of_other_spaces_than_the_saved_ones_is_refused(tmp_path:
         agent.close()
         del gym.registry["ToyChanging-v0"]
         gym.register("ToyChanging-v0", toy_envs.Payday, disable_env_checker=True)
-        with pytest.raises(UserError, match=r"^[^\n]*is not the environment that the policy is for[^\n]*$"):
-            rlkit_es.load(path).learn(32)
+        loaded = rlkit_es.load(path)
+        for use in (lambda: loaded.learn(32), lambda: rlkit_es.evaluate(loaded, 1)):
+            with pytest.raises(
+                UserError, match=r"^[^\n]*is not the environment that the policy is for[^\n]*$"
+            ):
+                use()
     finally:
         gym.registry.pop("ToyChanging-v0", None)
 
@@ -420,8 +424,10 @@ def test_what_was_saved_is_tuned_with_other_settings(tmp_path: Path) -> None:
         rlkit_es.load(path, gamma=2)
     with pytest.raises(UserError, match=r"hidden_sizes is .* cannot be otherwise"):
         rlkit_es.load(path, hidden_sizes=(32, 32))
-    with pytest.raises(UserError, match="is not the environment that the policy is for"):
-        rlkit_es.load(path, env="Pendulum-v1").learn(64)
+    other = rlkit_es.load(path, env="Pendulum-v1")
+    for use in (lambda: other.learn(64), lambda: rlkit_es.evaluate(other, 1)):
+        with pytest.raises(UserError, match="is not the environment that the policy is for"):
+            use()
     tuned.close()
     elsewhere.close()
 

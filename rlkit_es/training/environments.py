@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rlkit_es.envs.registry import AtariSettings, make_vector_envs
 from rlkit_es.envs.vector_env import VectorEnv
+from rlkit_es.errors import UserError
 from rlkit_es.training.config import Config
 from rlkit_es.types import Spaces
 
@@ -23,3 +24,15 @@ def make_envs(config: Config) -> list[VectorEnv]:
 def spaces_of(envs: VectorEnv) -> Spaces:
     """What a policy for ``envs`` is made for."""
     return Spaces(envs.observation, envs.action)
+
+
+def require_spaces(env_id: str, envs: VectorEnv, spaces: Spaces) -> None:
+    """Refuse environments that a policy for ``spaces`` cannot act in.
+
+    Raises:
+        UserError: ``envs``, made of ``env_id``, are such.
+    """
+    if not (found := spaces_of(envs)).fits(spaces):
+        raise UserError(
+            f"{env_id} is not the environment that the policy is for: it has {found}, not {spaces}"
+        )

@@ -12,8 +12,10 @@ from rlkit_es.envs.vector_env import VectorEnv, env_seeds
 from rlkit_es.errors import UserError
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.training.config import Config
+from rlkit_es.training.environments import require_spaces
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.threads import acting_threads, threads
+from rlkit_es.types import Spaces
 
 MOST_ENVS = 16
 _LONGEST_EPISODE = 1_000_000
@@ -57,6 +59,7 @@ class Evaluation:
 def evaluate_policy(
     policy: ActorCritic,
     config: Config,
+    spaces: Spaces,
     *,
     episodes: int,
     seed: int | None = None,
@@ -68,10 +71,14 @@ def evaluate_policy(
     Args:
         policy: its parameters and statistics are left as they are.
         config: names the environment and the backend.
+        spaces: what the policy is for.
         episodes: how many; each environment runs its share, so that short episodes are not favoured.
         seed: of the environments; None derives one that training does not use.
         deterministic: the mode of the policy rather than a sample.
         env_steps: recorded in the result.
+
+    Raises:
+        UserError: the environment failed, has other spaces, or an episode has no end.
     """
     seed = derive_seeds(config.seed).evaluation if seed is None else seed
     num_envs = min(episodes, MOST_ENVS)
@@ -85,6 +92,7 @@ def evaluate_policy(
     )
     generator = None if deterministic else torch.Generator().manual_seed(seed)
     try:
+        require_spaces(config.env, envs, spaces)
         with threads(config.torch_threads or usable_cores()), acting_threads():
             return _run_episodes(policy, envs, episodes, seed, generator, env_steps)
     finally:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from rlkit_es.envs.vector_env import VectorEnv, env_seeds
-from rlkit_es.errors import NonFiniteError, UserError
+from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
 from rlkit_es.learners.learner import make_learner
@@ -21,7 +21,7 @@ from rlkit_es.training.batches import prepare_batch
 from rlkit_es.training.callbacks import Hooks, Logger
 from rlkit_es.training.config import Config
 from rlkit_es.training.device import resolve_device
-from rlkit_es.training.environments import make_envs, spaces_of
+from rlkit_es.training.environments import make_envs, require_spaces, spaces_of
 from rlkit_es.training.episodes import EpisodeTracker
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.joining import current_ranks
@@ -131,11 +131,7 @@ class Trainer:
     def begin_segment(self) -> RolloutCollector:
         """Environments anew: nothing of what they held before has an effect from here on."""
         self.envs = self.envs or make_envs(self.share)
-        if not (found := spaces_of(self.envs[0])).fits(self.spaces):
-            raise UserError(
-                f"{self.config.env} is not the environment that the policy is for: it has {found}, "
-                f"not {self.spaces}"
-            )
+        require_spaces(self.config.env, self.envs[0], self.spaces)
         self._copy_from_first()
         self.episodes.abandon()
         if self.reward_scaler is not None:
@@ -175,7 +171,7 @@ class Trainer:
         if self.ranks.first:
             steps = self.progress.env_steps
             evaluation = evaluate_policy(
-                self.policy, self.config, episodes=episodes, seed=seed, env_steps=steps
+                self.policy, self.config, self.spaces, episodes=episodes, seed=seed, env_steps=steps
             )
         evaluation = self.ranks.from_first(evaluation)
         assert evaluation is not None

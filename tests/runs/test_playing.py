@@ -40,7 +40,7 @@ def test_episodes_are_those_of_an_evaluation(env_id: str, episodes: int) -> None
     trainer = Trainer(configure(env_id))
     trainer.train(64)
     trainer.close()
-    evaluation = evaluate_policy(trainer.policy, trainer.config, episodes=episodes)
+    evaluation = evaluate_policy(trainer.policy, trainer.config, trainer.spaces, episodes=episodes)
     with closing(supervised(env_id)) as env:
         seed = playing_seed(trainer.config, None)
         played = list(play(env, predictor(trainer), episodes=episodes, seed=seed))

@@ -23,7 +23,9 @@ def trainer_for(env: str, **settings: object) -> Trainer:
 def test_each_environment_runs_its_share_and_returns_are_raw_sums(episodes: int) -> None:
     trainer = trainer_for("ToyBadge-v0", normalize_rewards=True)
     trainer.train(64)
-    result = evaluate_policy(trainer.policy, trainer.config, episodes=episodes, seed=5, env_steps=64)
+    result = evaluate_policy(
+        trainer.policy, trainer.config, trainer.spaces, episodes=episodes, seed=5, env_steps=64
+    )
     num_envs = min(episodes, 16)
     expected = [
         (badge * length, length)
@@ -39,7 +41,7 @@ def test_each_environment_runs_its_share_and_returns_are_raw_sums(episodes: int)
 def test_returns_of_a_known_game() -> None:
     trainer = trainer_for("ToyPayday-v0")
     trainer.train(64)
-    result = evaluate_policy(trainer.policy, trainer.config, episodes=6)
+    result = evaluate_policy(trainer.policy, trainer.config, trainer.spaces, episodes=6)
     assert result.returns == (1500.0,) * 6
     assert result.lengths == (5,) * 6
     assert (result.return_mean, result.return_std) == (1500, 0)
@@ -50,10 +52,14 @@ def test_returns_of_a_known_game() -> None:
 def test_evaluating_twice_gives_the_same(env: str, deterministic: bool) -> None:
     trainer = trainer_for(env)
     first, second = (
-        evaluate_policy(trainer.policy, trainer.config, episodes=5, deterministic=deterministic)
+        evaluate_policy(
+            trainer.policy, trainer.config, trainer.spaces, episodes=5, deterministic=deterministic
+        )
         for _ in range(2)
     )
-    other = evaluate_policy(trainer.policy, trainer.config, episodes=5, deterministic=deterministic, seed=1)
+    other = evaluate_policy(
+        trainer.policy, trainer.config, trainer.spaces, episodes=5, deterministic=deterministic, seed=1
+    )
     assert first == second
     assert other.returns != first.returns
     assert np.isfinite(first.returns).all()
@@ -62,7 +68,9 @@ def test_evaluating_twice_gives_the_same(env: str, deterministic: bool) -> None:
 def test_sampling_differs_from_the_mode() -> None:
     trainer = trainer_for("Pendulum-v1")
     mode, sample = (
-        evaluate_policy(trainer.policy, trainer.config, episodes=2, deterministic=deterministic)
+        evaluate_policy(
+            trainer.policy, trainer.config, trainer.spaces, episodes=2, deterministic=deterministic
+        )
         for deterministic in (True, False)
     )
     assert mode.returns != sample.returns
@@ -73,7 +81,7 @@ def test_environments_get_distinct_seeds_that_training_did_not_use() -> None:
     trainer = trainer_for("ToyBadge-v0", seed=3)
     trainer.begin_segment()
     training = list(Badge.seeds_seen)
-    evaluate_policy(trainer.policy, trainer.config, episodes=20)
+    evaluate_policy(trainer.policy, trainer.config, trainer.spaces, episodes=20)
     evaluation = Badge.seeds_seen[len(training) :]
     assert len(set(training)) == 4
     assert len(set(evaluation)) == 16
@@ -107,6 +115,6 @@ def test_the_mode_is_what_is_evaluated() -> None:
         for parameter in trainer.policy.actor.parameters():
             parameter.zero_()
         list(trainer.policy.actor.parameters())[-1].copy_(torch.tensor([5.0, 0.0]))
-    result = evaluate_policy(trainer.policy, trainer.config, episodes=8)
+    result = evaluate_policy(trainer.policy, trainer.config, trainer.spaces, episodes=8)
     assert max(result.returns) <= 12
     assert list(result.returns) == [float(length) for length in result.lengths]

@@ -278,7 +278,7 @@ def test_evaluation_leaves_the_policy_and_training_as_they_are(deterministic: bo
     trainer.train(100)
     undisturbed.train(100)
     before = {name: x.clone() for name, x in trainer.policy.state_dict().items()}
-    evaluate_policy(trainer.policy, trainer.config, episodes=7, deterministic=deterministic)
+    evaluate_policy(trainer.policy, trainer.config, trainer.spaces, episodes=7, deterministic=deterministic)
     assert all(torch.equal(x, before[name]) for name, x in trainer.policy.state_dict().items())
     trainer.train(100)
     undisturbed.train(100)
