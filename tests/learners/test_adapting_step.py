@@ -265,6 +265,7 @@ def test_leaving_the_stop_on_the_device_gives_the_same_with_all_of_it_together()
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing_compiler() is not None, reason=f"nothing to compile with: {missing_compiler()}")
 def test_compiled_equals_eager_with_all_of_it_together(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # compiled here, not found from an earlier run

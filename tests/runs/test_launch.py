@@ -201,6 +201,7 @@ with open(f"learned-{os.environ['RANK']}", "w") as file:  # lines of two process
 """
 
 
+@pytest.mark.slow
 def test_a_script_trains_by_two_ranks() -> None:
     Path("agent.py").write_text(AGENT)
     code, out, err = torchrun(*TWO, "agent.py")
