@@ -118,8 +118,8 @@ def _figures(measured: Measurement, folder: Path) -> list[str]:
 
 def _improvements(measured: Measurement) -> list[str]:
     best_first = [(name, "ppo") for name in measured.variants if name != "ppo"]
-    pairs = [(better, plain) for plain, better in measured.suite.pairs]
-    return ["", *sections.improvements(measured, list(dict.fromkeys([*best_first, *pairs])))]
+    pairs = dict.fromkeys([*best_first, *measured.suite.pairs])
+    return ["", *sections.improvements(measured, list(pairs))]
 
 
 def _part(title: str, lines: Sequence[str]) -> list[str]:

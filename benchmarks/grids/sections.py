@@ -146,12 +146,11 @@ def profiles(measured: Measurement) -> dict[str, Profile]:
 
 def paired(measured: Measurement) -> list[str]:
     """The suite's pairs beside each other: who scores higher, and what their updates look like."""
-    pairs = measured.suite.pairs
-    named = [name for pair in pairs for name in pair]
+    named = [name for pair in measured.suite.pairs for name in pair]
     shown = [
         run for run in measured.runs if run.variant in named and "1st percentile" in str(run.diagnostics)
     ]
-    chances = improvements(measured, [(better, plain) for plain, better in pairs])
+    chances = improvements(measured, measured.suite.pairs)
     if not shown or not chances:
         return []
     return [*chances, "", *DIAGNOSTICS_CAPTION, "", *diagnostics_table(shown)]

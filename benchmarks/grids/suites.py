@@ -11,9 +11,9 @@ from functools import partial
 
 from rlkit_es.errors import UserError, look_up, suggestion
 
-Pair = tuple[str, str]  # X and what is said to be better than it
+Pair = tuple[str, str]  # what is said to be better, and than what
 
-_DROPOUT_PAIRS: tuple[Pair, ...] = (("ppo", "sd_ppo"), ("trpo", "sd_trpo"), ("espo", "sd_espo"))
+_DROPOUT_PAIRS: tuple[Pair, ...] = (("sd_ppo", "ppo"), ("sd_trpo", "trpo"), ("sd_espo", "espo"))
 
 
 @dataclass(frozen=True)
@@ -193,10 +193,10 @@ _REFERENCE = (
     Variant("sd_espo-reference_sdpo", "sd_espo", ("--preset", "reference-sdpo")),
 )
 _REFERENCE_PAIRS = (
-    ("ppo-reference_espo", "espo-reference_espo"),
-    ("ppo-reference_sdpo", "sd_ppo-reference_sdpo"),
+    ("espo-reference_espo", "ppo-reference_espo"),
+    ("sd_ppo-reference_sdpo", "ppo-reference_sdpo"),
     # Both presets have the same settings for ESPO.
-    ("espo-reference_espo", "sd_espo-reference_sdpo"),
+    ("sd_espo-reference_sdpo", "espo-reference_espo"),
 )
 _NATURAL_DROPOUT = {"rate_1": "--dropout-rate 1", "rate_2": "--dropout-rate 2"}
 

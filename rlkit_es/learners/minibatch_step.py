@@ -160,6 +160,7 @@ class MinibatchStep:
             leaf = at.detach().requires_grad_()
             value, beside = loss(leaf, *rest)
         (gradient,) = torch.autograd.grad(value, leaf)
+        # An input that is handed through stays the tensor that it was, by which tracing knows it.
         return gradient, pytree.tree_map(lambda x: x.detach() if x.requires_grad else x, beside)
 
     def _summed(self, gradient: Tensor, *values: Tensor) -> tuple[Tensor, ...]:

@@ -27,6 +27,7 @@ FlatStep = Callable[..., Sequence[Tensor]]
 NativeLoop = Callable[..., Sequence[Tensor]]
 
 
+@torch.no_grad()
 def native_loop(
     step: FlatStep, state: Sequence[Tensor], inputs: Sequence[Tensor], index: Tensor, real: Tensor
 ) -> NativeLoop:
@@ -45,8 +46,7 @@ def native_loop(
     first = torch.zeros((), dtype=torch.int64)
     example = (first, first.clone(), *state, *inputs, index, real)
     arguments = (*state, *inputs, index[0], real[0])
-    with torch.no_grad():
-        path = cache_directory() / f"{_key(operations(step, *arguments), example)}.pt2"
+    path = cache_directory() / f"{_key(operations(step, *arguments), example)}.pt2"
     try:
         if path.exists():
             try:
@@ -99,8 +99,7 @@ def _traced(step: FlatStep, arguments: Sequence[Tensor]) -> torch.fx.GraphModule
         # A compiled loop may not hand an input through as it is.
         return [new.clone() if any(new is given for given in flat) else new for new in step(*flat)]
 
-    with torch.no_grad():
-        return make_fx(traceable)(*arguments)
+    return make_fx(traceable)(*arguments)
 
 
 def _key(step: str, example: Sequence[Tensor]) -> str:
@@ -133,7 +132,7 @@ def _load(path: Path) -> NativeLoop:
 def _compile(loop: _Loop, example: Sequence[Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.pt2")
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own future
         torch._inductor.aoti_compile_and_package(
             torch.export.export(loop, tuple(example)),
