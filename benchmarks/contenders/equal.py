@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from contenders.race import Race
 from rlkit_es.training.config import Config
 
@@ -22,5 +24,9 @@ def ppo_config(race: Race) -> Config:
 
 
 def trpo_config(race: Race) -> Config:
-    """Our TRPO's defaults."""
-    return Config.for_algorithm("trpo", env=race.env)
+    """Our TRPO's defaults, but with a trust region that stays as large as it is there in the mean.
+
+    sb3-contrib has no schedule for it.
+    """
+    config = Config.for_algorithm("trpo", env=race.env)
+    return dataclasses.replace(config, max_kl=config.max_kl / 2, max_kl_schedule="constant")

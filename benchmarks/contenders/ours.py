@@ -18,12 +18,17 @@ def ppo(race: Race, watch: Watch) -> None:
 
 def trpo(race: Race, watch: Watch) -> None:
     """TRPO as it comes."""
-    _train(equal.trpo_config(race), race, watch)
+    _train(Config.for_algorithm("trpo", env=race.env), race, watch)
 
 
 def equal_ppo(race: Race, watch: Watch) -> None:
     """PPO with the hyperparameters of `equal.ppo_config`."""
     _train(equal.ppo_config(race), race, watch)
+
+
+def equal_trpo(race: Race, watch: Watch) -> None:
+    """TRPO with the hyperparameters of `equal.trpo_config`."""
+    _train(equal.trpo_config(race), race, watch)
 
 
 class _Stop(Callback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from sb3_contrib import TRPO
@@ -68,8 +69,10 @@ def make_equal_ppo(race: Race) -> OnPolicyAlgorithm:
 def make_equal_trpo(race: Race) -> OnPolicyAlgorithm:
     """A model with the settings of `equal.trpo_config`."""
     config = equal.trpo_config(race)
+    envs = _equal_envs(config, race)
     own = {
-        "target_kl": config.max_kl,
+        # sb3-contrib takes the mean of the KL over the action dimensions, we their sum.
+        "target_kl": config.max_kl / math.prod(envs.action_space.shape),
         "cg_max_steps": config.cg_iterations,
         "cg_damping": config.cg_damping,
         "line_search_max_iter": config.line_search_steps,
@@ -77,7 +80,7 @@ def make_equal_trpo(race: Race) -> OnPolicyAlgorithm:
         "n_critic_updates": config.critic_epochs,
         "sub_sampling_factor": round(1 / config.fisher_fraction),
     }
-    return _make(TRPO, _equal_envs(config, race), race, {**_equal_settings(config), **own})
+    return _make(TRPO, envs, race, {**_equal_settings(config), **own})
 
 
 class _Stop(BaseCallback):

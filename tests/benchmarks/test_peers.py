@@ -257,7 +257,9 @@ def test_every_contender_trains_to_its_last_step(key):
     assert 0 < result.best_return < 300
 
 
-@pytest.mark.parametrize("key", ["ppo", "ppo-equal", "sb3-ppo-zoo", "tianshou-ppo-example", "cleanrl-ppo"])
+@pytest.mark.parametrize(
+    "key", ["ppo", "ppo-equal", "trpo-equal", "sb3-ppo-zoo", "tianshou-ppo-example", "cleanrl-ppo"]
+)
 def test_every_kind_of_contender_stops_at_the_threshold(key):
     _skip_without(key)
     result = processes.race_once(CONTENDERS[key], dataclasses.replace(RACE, threshold=0.0, total_steps=8192))
@@ -271,6 +273,11 @@ def test_equal_settings_are_our_defaults_but_for_what_others_cannot_be_set_to():
     assert config.critic_rate(config.learning_rate) == config.learning_rate == ours.learning_rate
     changed = {name for name, value in vars(ours).items() if getattr(config, name) != value}
     assert changed == {"critic_learning_rate", "log_std_learning_rate", "recompute_advantages"}
+    config, ours = equal.trpo_config(RACE), Config.for_algorithm("trpo", env=RACE.env)
+    assert {name for name, value in vars(ours).items() if getattr(config, name) != value} == {
+        "max_kl",
+        "max_kl_schedule",
+    }
 
 
 def test_equal_settings_arrive_in_stable_baselines3():
@@ -300,11 +307,11 @@ def test_equal_settings_arrive_in_stable_baselines3():
     assert (envs.norm_obs, envs.norm_reward, envs.clip_obs, envs.clip_reward) == (True, True, 10.0, 10.0)
     envs.close()
 
-    config = Config.for_algorithm("trpo", env=RACE.env)
+    config = equal.trpo_config(RACE)
     model = sb3.make_equal_trpo(RACE)
     assert (model.n_envs, model.n_steps) == (config.num_envs, config.rollout_steps)
     assert (model.batch_size, model.n_critic_updates) == (config.minibatch_size, config.critic_epochs)
-    assert (model.target_kl, model.cg_max_steps) == (config.max_kl, config.cg_iterations)
+    assert (model.target_kl, model.cg_max_steps) == (config.max_kl / 3, config.cg_iterations)  # a mean over 3
     assert model.cg_damping == config.cg_damping
     assert model.line_search_max_iter == config.line_search_steps
     assert model.line_search_shrinking_factor == config.line_search_shrink
