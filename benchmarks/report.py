@@ -25,14 +25,6 @@ LEARNING = REPOSITORY / "benchmarks" / "results" / "learning"
 DOCS = REPOSITORY / "docs"
 FIGURES = "results"  # folder in the docs
 
-_TITLES = {
-    "mujoco": "MuJoCo",
-    "dm_control": "DM Control",
-    "atari": "Atari",
-    "reference": "The papers' own protocols",
-    "choosing": "Choosing the defaults: one change at a time",
-    "ablation": "Ablations: one change at a time",
-}
 _INTRODUCTION = """\
 # Results
 
@@ -53,15 +45,6 @@ play and 1 a person. IQM, probability of improvement and performance profiles ar
 ([arXiv:2108.13264](https://arxiv.org/abs/2108.13264)). Percentile-bootstrap intervals of three to five
 seeds are too narrow; what has fewer than three seeds is not compared.
 """
-_SINGLE_RUNS = {
-    "dm_control": "[cheetah-run and finger-spin](environments.md#dm-control), three seeds each",
-    "atari": "[Pong](environments.md#learning-pong)",
-}
-_PAIRS = {"reference": "What the papers change"}
-_REMARKS = {
-    "reference": "Settings of [presets](algorithms/presets.md): one environment, 2048 steps to a batch. "
-    "The papers train for 10,000,000 steps; here the learning rate falls to 0 over what is trained.",
-}
 _FIELDS = (
     *("env", "variant", "seeds", "mean", "std", "iqm", "interval_low", "interval_high"),
     *("max_over_training", "last_training_episodes"),
@@ -81,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     lines = _INTRODUCTION.format(suites="{" + ",".join(SUITES) + "}").splitlines()
     for measurement in measured:
-        lines += ["", f"## {_TITLES[measurement.name]}", "", *_section(measurement, folder)]
+        lines += ["", f"## {measurement.suite.title}", "", *_section(measurement, folder)]
     (options.docs / "results.md").write_text("\n".join(lines) + "\n")
     print(f"wrote {options.docs / 'results.md'}")
     return 0
@@ -89,20 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _section(measured: Measurement, folder: Path) -> list[str]:
     if not measured.runs:
-        elsewhere = _SINGLE_RUNS.get(measured.name)
-        return ["The suite has not been run." + (f" Outside it: {elsewhere}." if elsewhere else "")]
+        return [f"The suite has not been run. {measured.suite.remark}".rstrip()]
+    remark = [measured.suite.remark, ""] if measured.suite.remark else []
     _write_table(measured, folder / f"{measured.name}.csv")
-    lines = [f"{measured.suite.total_steps:,} environment steps.", ""]
-    if remark := _REMARKS.get(measured.name):
-        lines += [remark, ""]
-    if measured.name in ("ablation", "choosing"):
-        lines += sections.changes(measured)
-    else:
-        lines += sections.overview(measured)
-        lines += _figures(measured, folder)
-        lines += _part("Over the suite", [*sections.aggregates(measured), *_improvements(measured)])
-        lines += _part(_PAIRS.get(measured.name, "What dropout changes"), sections.paired(measured))
-        lines += _part("Beside published scores", sections.beside_published(measured))
+    lines = [f"{measured.suite.total_steps:,} environment steps.", "", *remark]
+    if not measured.suite.pairs:
+        return [*lines, *sections.changes(measured), *_part("In detail", sections.details(measured))]
+    lines += [*sections.overview(measured), *_figures(measured, folder)]
+    lines += _part("Over the suite", [*sections.aggregates(measured), *_improvements(measured)])
+    lines += _part(measured.suite.pairs_title, sections.updates_of_pairs(measured))
+    lines += _part("Beside published scores", sections.beside_published(measured))
     lines += _part("In detail", sections.details(measured))
     return lines + _part("Not run", sections.not_run(measured))
 

@@ -86,17 +86,14 @@ def overview(measured: Measurement) -> list[str]:
 
 
 def changes(measured: Measurement) -> list[str]:
-    """A line for each variant that was run: its mean and deviation by environment, its mean score."""
+    """A line for each variant that was run: its mean and deviation by environment."""
     envs = list(measured.by_env)
     rows = []
     for name in measured.variants:
         of_envs = {env: found[name] for env, found in measured.by_env.items() if name in found}
-        scored = [env for env in of_envs if env in measured.scales]
-        score = np.mean([np.mean(runs) for runs in measured.scores(name, scored)]) if scored else np.nan
-        entries = [_mean_entry(of_envs.get(env), np.inf) for env in envs]
         if of_envs:
-            rows.append([f"`{name}`", *entries, f"{score:.2f} ({len(scored)} of {len(envs)})"])
-    return table(["", *envs, "mean score (environments)"], rows)
+            rows.append([f"`{name}`", *(_mean_entry(of_envs.get(env), np.inf) for env in envs)])
+    return table(["", *envs], rows)
 
 
 def details(measured: Measurement) -> list[str]:
@@ -144,16 +141,13 @@ def profiles(measured: Measurement) -> dict[str, Profile]:
     return {name: performance_profile(runs, threshold) for name, runs in scores.items()}
 
 
-def paired(measured: Measurement) -> list[str]:
-    """The suite's pairs beside each other: who scores higher, and what their updates look like."""
+def updates_of_pairs(measured: Measurement) -> list[str]:
+    """What the updates of the suite's pairs look like, beside each other."""
     named = [name for pair in measured.suite.pairs for name in pair]
     shown = [
         run for run in measured.runs if run.variant in named and "1st percentile" in str(run.diagnostics)
     ]
-    chances = improvements(measured, measured.suite.pairs)
-    if not shown or not chances:
-        return []
-    return [*chances, "", *DIAGNOSTICS_CAPTION, "", *diagnostics_table(shown)]
+    return [*DIAGNOSTICS_CAPTION, "", *diagnostics_table(shown)] if shown else []
 
 
 def beside_published(measured: Measurement) -> list[str]:

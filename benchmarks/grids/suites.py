@@ -34,7 +34,10 @@ class Suite:
     seeds: int
     total_steps: int
     settings: tuple[str, ...] = field(default=())  # of every run
-    pairs: tuple[Pair, ...] = ()  # of variants, to compare
+    pairs: tuple[Pair, ...] = ()  # of variants, to compare; none: variants are single changes
+    title: str = ""  # of its section in docs/results.md
+    remark: str = ""  # below the title, or instead of results where there are none
+    pairs_title: str = "What dropout changes"
 
 
 def plain(*algos: str) -> tuple[Variant, ...]:
@@ -208,6 +211,7 @@ SUITES: Mapping[str, Suite] = {
         total_steps=1_000_000,
         settings=("--eval-every", "50000"),
         pairs=_DROPOUT_PAIRS,
+        title="MuJoCo",
     ),
     "dm_control": Suite(
         _RECIPES,
@@ -216,6 +220,8 @@ SUITES: Mapping[str, Suite] = {
         total_steps=4_000_000,
         settings=("--eval-every", "200000"),
         pairs=_DROPOUT_PAIRS,
+        title="DM Control",
+        remark="Outside it: [cheetah-run and finger-spin](environments.md#dm-control), three seeds each.",
     ),
     "atari": Suite(
         _RECIPES,
@@ -224,6 +230,8 @@ SUITES: Mapping[str, Suite] = {
         total_steps=10_000_000,
         settings=("--eval-every", "1000000"),
         pairs=_DROPOUT_PAIRS,
+        title="Atari",
+        remark="Outside it: [Pong](environments.md#learning-pong).",
     ),
     "reference": Suite(
         _REFERENCE,
@@ -232,6 +240,10 @@ SUITES: Mapping[str, Suite] = {
         total_steps=1_000_000,
         settings=("--eval-every", "50000"),
         pairs=_REFERENCE_PAIRS,
+        title="The papers' own protocols",
+        remark="Settings of [presets](algorithms/presets.md): one environment, 2048 steps to a batch. The "
+        "papers train for 10,000,000 steps; here the learning rate falls to 0 over what is trained.",
+        pairs_title="What the papers change",
     ),
     "choosing": Suite(
         (
@@ -244,6 +256,7 @@ SUITES: Mapping[str, Suite] = {
         seeds=3,
         total_steps=1_000_000,
         settings=("--eval-every", "100000"),
+        title="Choosing the defaults: one change at a time",
     ),
     "ablation": Suite(
         (
@@ -255,6 +268,7 @@ SUITES: Mapping[str, Suite] = {
         seeds=3,
         total_steps=1_000_000,
         settings=("--eval-every", "100000"),
+        title="Ablations: one change at a time",
     ),
 }
 

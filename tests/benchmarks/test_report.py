@@ -110,13 +110,15 @@ def test_the_best_mean_of_an_environment_is_bold():
     assert "| Hopper-v4 | 1,001 ± 1.0 (3) | **2,001 ± 1.0 (3)** |" in lines
 
 
-def test_changes_have_a_line_each_and_the_score_of_what_was_run():
+def test_changes_have_a_line_each_with_what_was_run():
     measured = measurement("ppo", "espo")
     runs = [r for r in measured.runs if r.env == "Hopper-v4" or r.variant == "ppo"]
     lines = sections.changes(measurement("ppo", "espo", "trpo", runs=runs))
-    assert lines[0] == "|  | Hopper-v4 | Walker2d-v4 | mean score (environments) |"
-    assert [line.rsplit("|", 2)[1].split(maxsplit=1)[1] for line in lines[2:]] == ["(2 of 2) ", "(1 of 2) "]
-    assert "| `espo` | 2,001 ± 1.0 (3) |  |" in lines[3]
+    assert lines[0] == "|  | Hopper-v4 | Walker2d-v4 |"
+    assert lines[2:] == [
+        "| `ppo` | 1,001 ± 1.0 (3) | 1,001 ± 1.0 (3) |",
+        "| `espo` | 2,001 ± 1.0 (3) |  |",
+    ]
 
 
 def test_a_single_seed_has_no_deviation():
