@@ -10,7 +10,7 @@ import gymnasium as gym
 import rlkit_es
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--steps", type=int, default=50_000, help="environment steps to train for")
+parser.add_argument("--steps", type=int, default=40_000, help="environment steps to train for")
 
 
 def main() -> None:

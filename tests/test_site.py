@@ -94,7 +94,7 @@ def test_every_public_name_is_on_the_page_of_the_api() -> None:
 
 
 def test_the_start_page_works_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (DOCS / "index.md").read_text().replace("50000", "1024").replace("10_000", "1_024")
+    text = (DOCS / "index.md").read_text().replace("40000", "1024").replace("10_000", "1_024")
     (command,) = re.findall(r"^python -m rlkit_es\.run (--algo ppo .*)$", text, re.MULTILINE)
     assert run.main(shlex.split(command)) == 0
     (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
