@@ -122,7 +122,7 @@ def _iterations(turn: Turn, *, num_envs: int, steps: int, env_groups: int) -> No
 
 def compiled_loop() -> dict[str, float]:
     """Median ratio of the times of whole training updates, and microseconds a minibatch of each."""
-    compiled_step, native = _trainer(*SIZES[0]), _trainer(*SIZES[0])
+    compiled_step, native = (_trainer(*SIZES[0], minibatch_size=64) for _ in range(2))
     native.learner.compile()
     step: MinibatchStep = compiled_step.learner._step
     compiled_step.learner._joint_loop = PythonLoop(

@@ -31,7 +31,8 @@ from rlkit_es.types import Spaces
 
 # What is not made anew where a policy and its optimiser are read.
 _MADE_OF = (
-    *("network", "hidden_sizes", "encoder", "share_encoder", "normalize_observations", "log_std_init"),
+    *("network", "hidden_sizes", "activation", "encoder", "share_encoder", "log_std_init"),
+    *("normalize_observations", "observation_clip", "scale_actions"),
     *("constraint", "initial_penalty"),
 )
 
@@ -147,9 +148,9 @@ class Algorithm:
         """
         check_hooks(loggers, callbacks)
         self._require_environment()
-        steps = self._total_steps if total_steps is None else total_steps
+        given = as_settings({"total_steps": self._total_steps if total_steps is None else total_steps})
         with kept_threads():
-            run(self._trainer, steps, progress=progress, loggers=loggers, callbacks=callbacks)
+            run(self._trainer, **given, progress=progress, loggers=loggers, callbacks=callbacks)
         return self
 
     def predict(self, observation: np.ndarray, *, deterministic: bool = True) -> np.ndarray:

@@ -97,6 +97,28 @@ def test_what_may_be_otherwise_is(model: Path, changes: dict[str, Any]) -> None:
     assert not all(map(torch.equal, parameters(agent), parameters(before)))
 
 
+def test_what_is_best_is_so_in_the_directory_of_its_own(tmp_path: Path) -> None:
+    PPO("CartPole-v1", **SMALL, run_dir=tmp_path / "old", checkpoint_every=256).learn(512)
+    agent = rlkit_es.load(tmp_path / "old", run_dir=tmp_path / "new")
+    agent._trainer.progress.best_return = 1e6
+    agent.learn(512)
+    best = rlkit_es.load(tmp_path / "new", checkpoint="best")
+    assert best._trainer.progress.best_return < 1e6
+
+
+def test_returns_of_another_environment_are_not_mixed_with_those_before(tmp_path: Path) -> None:
+    path = PPO("CartPole-v1", **SMALL).learn(1024).save(tmp_path / "cart")
+    assert rlkit_es.load(path)._trainer.episodes.recent
+    gym.register("ShortCartPole-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_episode_steps=5)
+    agent = rlkit_es.load(path, env="ShortCartPole-v0")
+    assert agent._trainer.progress.best_return == float("-inf")
+    assert agent.learn(64).metrics["episode_length_mean"] == 5
+
+
+def test_steps_may_be_a_number_of_numpys(model: Path) -> None:
+    assert rlkit_es.load(model).learn(np.int64(64)).env_steps == 192  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("backends", [("envpool", "gymnasium"), ("gymnasium", "envpool")])
 def test_another_backend_may_round_the_bounds_otherwise(tmp_path: Path, backends: tuple[str, str]) -> None:
     pytest.importorskip("envpool")
@@ -125,8 +147,10 @@ def test_rewards_may_be_scaled_from_here_on(tmp_path: Path) -> None:
         ({"log_std_init": 1.0}, "^log_std_init is -0.75 in "),
         ({"normalize_observations": False}, "^normalize_observations is True in "),
         ({"constraint": "kl"}, "^constraint is None in "),
+        ({"activation": "relu"}, "^activation is 'tanh' in "),
+        ({"observation_clip": 5.0}, "^observation_clip is 10.0 in "),
+        ({"scale_actions": False}, "^scale_actions is True in "),
         ({"learning_rate": -1.0}, "^learning_rate must be "),
-        ({"activation": "foo"}, "^unknown activation|^activation must be "),
         ({"max_kl": 0.05}, "^max_kl has no effect on ppo"),
         ({"num_envs": 1, "rollout_steps": 4}, "^minibatch_size 16 is larger than the batch of 4"),
         ({"checkpoint": "best"}, "is one file"),

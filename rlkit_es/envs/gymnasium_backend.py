@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -132,7 +133,7 @@ def make_gymnasium(env_id: str, num_envs: int, *, asynchronous: bool) -> Gymnasi
     known: Any = gym.registry.get(env_id, env_id) if asynchronous else env_id
     make: Callable[[], gym.Env[Any, Any]] = partial(gym.make, known)
     makers: list[Callable[[], gym.Env[Any, Any]]] = [
-        partial(SupervisedEnv, make, number) for number in range(num_envs)
+        partial(SupervisedEnv, make, number, os.getpid()) for number in range(num_envs)
     ]
     if asynchronous:
         return GymnasiumVectorEnv(

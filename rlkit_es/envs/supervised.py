@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import signal
 import traceback
 from collections.abc import Callable
@@ -27,10 +27,13 @@ class SupervisedEnv(gym.Wrapper[Any, Any, Any, Any]):
     Args:
         make: makes the environment.
         number: of this one, for messages.
+        trainer: id of the process that trains; None: this one.
     """
 
-    def __init__(self, make: Callable[[], gym.Env[Any, Any]], number: int) -> None:
-        if multiprocessing.parent_process() is not None:
+    def __init__(
+        self, make: Callable[[], gym.Env[Any, Any]], number: int, trainer: int | None = None
+    ) -> None:
+        if trainer not in (None, os.getpid()):
             # Ctrl-C reaches every process of the terminal; the one that trains decides what it means.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         super().__init__(make())

@@ -162,7 +162,7 @@ class AdamStep:
             if epoch == config.epochs:
                 going = torch.zeros_like(going)
             at = 0
-            if not self.watch_stop or going:
+            if going:  # one look an epoch, which a GPU is waited for anyway, to deal the minibatches
                 state = StepState(going, self.state, self.adaptive, report)
                 at, state = yield LoopCall("joint", self._joint_loop, state, inputs, index, real, 0, count)
                 store(state.optimizer, self.state)

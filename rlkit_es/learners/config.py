@@ -86,7 +86,7 @@ class UpdateConfig:
 
     dropout_rate: float = 1.0
     """For the mask kl_below: samples with KL(s) at or above this multiple of `max_kl` are dropped. 1
-    is the published value, and drops a fifth to a third; 4 drops one in fifty; inf drops nothing."""
+    is the published value, and drops a fifth to a third; 4 drops 1 to 4 %; inf drops nothing."""
 
     mask_at: Literal["current", "trial"] = "current"
     """Where the mask is taken: at the policy as it is, or after a trial step on all samples, which is

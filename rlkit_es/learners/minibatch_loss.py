@@ -62,7 +62,7 @@ class MinibatchLoss:
         critic_on: Tensor,
         penalty: Tensor,
         scheduled: Mapping[str, Tensor],
-        keep: Tensor | None = None,
+        kept: Tensor | None = None,
     ) -> tuple[Tensor, Losses]:
         """The loss of policy and critic together.
 
@@ -73,7 +73,7 @@ class MinibatchLoss:
             critic_on: () bool, the critic takes part in this epoch.
             penalty: () weight of the constraint.
             scheduled: hyperparameters that are not what the configuration says.
-            keep: (S,) bool, which samples may move the policy; None: as the mask says here.
+            kept: (S,) bool, what the mask kept elsewhere; None: as it says here.
         """
         policy, critic = torch.split(parameters, [self.actor.size, self.critic.size])
         own = mini.own
@@ -81,13 +81,14 @@ class MinibatchLoss:
         stats = policy_stats(self.distribution, new, own.behaviour, own.action)
         everyones = stats
         stops_before = self.slots.may_stop and self.config.stop_when == "before"
-        if stops_before or (self.slots.may_drop and keep is None):
+        if stops_before or (self.slots.may_drop and kept is None):
             everyones = self.gathered(stats)
         advantage = self.advantage(mini, mini.valid)
-        if keep is None and self.ranks.size > 1 and not self.slots.may_drop:
-            keep = mini.valid  # what the mask says; alone it costs nothing to ask, several need not gather
-        elif keep is None:
-            keep = self.mask(everyones, advantage, mini, scheduled)
+        if not self.slots.may_drop:
+            kept = mini.valid
+        elif kept is None:
+            kept = self.mask(everyones, advantage, mini, scheduled)
+        keep = keep_all_if_empty(kept, mini.valid)
         policy_on = going
         if stops_before:
             policy_on = going & ~self.slots.stop(everyones, mini.valid, scheduled)
@@ -111,7 +112,7 @@ class MinibatchLoss:
         kl = torch.zeros_like(total)
         if self.config.learning_rate_schedule == "adaptive_kl":
             kl = self._mean(stats.kl, mini.valid)
-        kept_fraction = self._mean(self.ranks.own(keep).to(total.dtype), mini.valid)
+        kept_fraction = self._mean(self.ranks.own(kept).to(total.dtype), mini.valid)
         return total, Losses(policy_loss, value_loss, kept_fraction, constraint, kl, policy_on)
 
     def value(self, critic: Tensor, mini: Minibatch, samples: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -126,8 +127,8 @@ class MinibatchLoss:
     def mask(
         self, stats: PolicyStats, advantage: Tensor, mini: Minibatch, scheduled: Mapping[str, Tensor]
     ) -> Tensor:
-        """(S,) bool: the samples that may move the policy; all valid ones where that would be none."""
-        return keep_all_if_empty(self.slots.mask(stats, advantage, scheduled), mini.valid)
+        """(S,) bool: the valid samples that the mask keeps."""
+        return self.slots.mask(stats, advantage, scheduled) & mini.valid
 
     def advantage(self, mini: Minibatch, samples: Tensor) -> Tensor:
         """(S,) advantages, normalised over ``samples`` where minibatches are to be."""

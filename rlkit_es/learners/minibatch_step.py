@@ -84,8 +84,8 @@ class MinibatchStep:
             real: (S,) bool, False for padding.
         """
         mini = self._take(inputs, index, real)
-        keep = self._mask_after_trial(state, inputs, mini) if self._masks_at_trial else None
-        gradient, losses = self._gradient(state, inputs, mini, keep)
+        kept = self._mask_after_trial(state, inputs, mini) if self._masks_at_trial else None
+        gradient, losses = self._gradient(state, inputs, mini, kept)
         policy_on, critic_on = losses.policy_on, inputs.critic_on
         if self.config.critic_epochs is None:
             critic_on = critic_on & policy_on
@@ -133,7 +133,7 @@ class MinibatchStep:
         return self.slots.may_drop and self.config.mask_at == "trial"
 
     def _gradient(
-        self, state: StepState, inputs: StepInputs, mini: Minibatch, keep: Tensor | None
+        self, state: StepState, inputs: StepInputs, mini: Minibatch, kept: Tensor | None
     ) -> tuple[Tensor, Losses]:
         """(P,) over the samples of all ranks, and what is behind it."""
         gradient, losses = self._differentiate(
@@ -144,7 +144,7 @@ class MinibatchStep:
             inputs.critic_on,
             state.adaptive.penalty,
             inputs.scheduled,
-            keep,
+            kept,
         )
         gradient, *means = self._summed(gradient, *losses[:-1])
         return gradient, losses._replace(**dict(zip(Losses._fields, means, strict=False)))

@@ -46,8 +46,8 @@ def native_loop(
     first = torch.zeros((), dtype=torch.int64)
     example = (first, first.clone(), *state, *inputs, index, real)
     arguments = (*state, *inputs, index[0], real[0])
-    path = cache_directory() / f"{_key(operations(step, *arguments), example)}.pt2"
     try:
+        path = cache_directory() / f"{_key(operations(step, *arguments), example)}.pt2"
         if path.exists():
             try:
                 return _load(path)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlkit_es.core.losses import masked_mean, normalize
+from rlkit_es.core.masks import keep_all_if_empty
 from rlkit_es.core.trust_region import (
     LineSearch,
     MatrixVectorProduct,
@@ -117,7 +118,7 @@ class NaturalStep:
         if search.accepted:
             self.parameters.copy_(search.parameters)
         if self.config.mask_value:
-            own = self.ranks.own(kept, sizes)
+            own = self.ranks.own(keep_all_if_empty(kept, torch.ones_like(kept)), sizes)
             batch = batch._replace(valid=batch.valid.masked_scatter(batch.valid, own))
         value_loss, critic_steps = yield from self.critic.fit(batch, self.config.critic_rate(learning_rate))
         return {
@@ -133,7 +134,7 @@ class NaturalStep:
         }
 
     def _step_policy(self, own: Batch, sizes: list[int], max_kl: float) -> tuple[LineSearch, Tensor, Tensor]:
-        """Where the line search ended, the gradient's norm () and which samples (S,) were kept.
+        """Where the line search ended, the gradient's norm () and which samples (S,) the mask kept.
 
         Args:
             own: (B,) valid samples of this rank.
@@ -145,18 +146,19 @@ class NaturalStep:
             zero = self.parameters.new_zeros(())
             return LineSearch(self.parameters, zero, accepted=False, trials=0), zero, mini.valid
         start = self._begin(own, sizes, max_kl)
-        advantage, keep = self._advantage(mini, mini.valid), mini.valid
+        advantage, kept, keep = self._advantage(mini, mini.valid), mini.valid, mini.valid
         gradient = self._gradient(start, advantage, keep)
         step = self._full_step(start, gradient)
         if self.slots.may_drop:
             # The trial step is the full one, and nothing is moved for it: no line search, no undoing.
             stats = self._loss.gathered(self._loss.own_stats(self.parameters + step, own), sizes)
-            keep = self._loss.mask(stats, advantage, mini, {"max_kl": step.new_tensor(max_kl)})
+            kept = self._loss.mask(stats, advantage, mini, {"max_kl": step.new_tensor(max_kl)})
+            keep = keep_all_if_empty(kept, mini.valid)
             if self.config.mask_value:
                 advantage = self._advantage(mini, keep)
             gradient = self._gradient(start, advantage, keep)
             step = self._full_step(start, gradient)
-        return self._search(start, mini, advantage, keep, step), gradient.norm(), keep
+        return self._search(start, mini, advantage, keep, step), gradient.norm(), kept
 
     def _begin(self, own: Batch, sizes: list[int], max_kl: float) -> _Start:
         """One forward pass with gradients on, over all states."""

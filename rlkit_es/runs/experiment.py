@@ -77,6 +77,7 @@ def begin(trainer: Trainer, total_steps: int) -> None:
     if directory is not None and not trainer.recorded:
         if trainer.ranks.first:
             create_run_directory(directory)
+        trainer.progress.forget_best()  # what is best is so among what this directory holds
         trainer.recorded = True
 
 

@@ -117,8 +117,6 @@ def _apply(trainer: Trainer, before: Config, names: list[str]) -> list[str]:
             said.append(
                 "linear schedules now reach 0 there: what follows is not what a run of either length does"
             )
-    if bool(before.eval_every) != bool(config.eval_every):
-        progress.best_return = float("-inf")  # by another measure from here on
     numeric = [n for n in names if n in ("device", "torch_threads", "env_groups", "compile")]
     if not numeric and trainer.compiles(before)[0] != trainer.compiles(config)[0]:
         numeric = ["way of updating (compiled or eager, by the length)"]
@@ -131,7 +129,7 @@ def _other_versions(directory: Path) -> list[str]:
     """Packages that were not the same when the run began; nothing where that is not known."""
     try:
         recorded = json.loads((directory / "config.json").read_text())["versions"]
-        pairs = [(name, recorded.get(name), version) for name, version in versions().items()]
+        pairs = [(name, recorded[name], version) for name, version in versions().items() if name in recorded]
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return []
     return [

@@ -28,7 +28,10 @@ from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.trainer import Trainer
 
 SEEDS = "seeds.json"  # in a directory of several seeds, each with a run directory in it
-_PACKAGES = ("rlkit_es", "torch", "numpy", "gymnasium", "mujoco", "envpool")
+_PACKAGES = (
+    *("rlkit_es", "torch", "numpy", "gymnasium", "mujoco", "envpool"),
+    *("ale-py", "dm-control", "shimmy", "opencv-python-headless"),
+)
 
 
 def default_run_directory(config: Config) -> Path:
@@ -159,6 +162,12 @@ def describe_run(trainer: Trainer, launch: Sequence[str] = ()) -> dict[str, Any]
     settings = dataclasses.asdict(config)
     settings["run_dir"] = str(config.run_dir)
     backend, backend_reason = choose_backend(config.env, config.backend, config.num_envs)
+    circumstances = {
+        "versions": versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git_revision": _git_revision(),
+    }
     return {
         "config": finite(settings),
         "backend": backend,
@@ -167,11 +176,22 @@ def describe_run(trainer: Trainer, launch: Sequence[str] = ()) -> dict[str, Any]
         "env_seeds": env_seeds(derive_seeds(config.seed).envs, config.num_envs),
         "world_size": trainer.ranks.size,
         "launch": launch,
-        "versions": versions(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "git_revision": _git_revision(),
+        **circumstances,
+        "earlier": _earlier(trainer, circumstances),
     }
+
+
+def _earlier(trainer: Trainer, now: Mapping[str, Any]) -> list[Any]:
+    """Circumstances other than ``now`` in which the run was recorded before, and until when."""
+    directory = trainer.config.run_dir
+    if directory is None:
+        return []
+    try:
+        last = json.loads((directory / "config.json").read_text())
+        earlier, before = last.get("earlier", []), {name: last.get(name) for name in now}
+    except (OSError, ValueError, AttributeError):
+        return []
+    return earlier if before == now else [*earlier, {"until_env_steps": trainer.progress.env_steps, **before}]
 
 
 def finite(settings: Mapping[str, Any]) -> dict[str, Any]:

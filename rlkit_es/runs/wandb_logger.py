@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlkit_es.errors import UserError, first_line
+from rlkit_es.runs.files import write_atomically
 
 _INSTALL_WANDB = "pip install 'rlkit_es[wandb]'"
 
@@ -18,7 +19,7 @@ class WandbLogger:
 
     Args:
         project: to log to.
-        directory: of the run; its name identifies the run there, so that going on adds to it.
+        directory: of the run; the run's id there is kept in it, so that going on adds to it.
         settings: shown as the configuration.
 
     Raises:
@@ -31,11 +32,12 @@ class WandbLogger:
         except ImportError as error:
             raise UserError(f"wandb is not installed: {_INSTALL_WANDB}, or leave out --wandb") from error
         directory = directory.absolute()
+        identity = _id_kept_in(directory)
         try:
             self._run: Any = wandb.init(
                 project=project,
                 dir=str(directory),
-                id=hashlib.sha256(str(directory).encode()).hexdigest()[:16],
+                id=identity,
                 name="-".join(directory.parts[-3:]),
                 config=dict(settings),
                 resume="allow",
@@ -53,3 +55,13 @@ class WandbLogger:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _id_kept_in(directory: Path) -> str:
+    """The id of the run, made where there is none yet: not by the path, at which others may have been."""
+    path = directory / "wandb-id"
+    if path.exists():
+        return path.read_text().strip()
+    identity = secrets.token_hex(8)
+    write_atomically(path, f"{identity}\n".encode())
+    return identity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from rlkit_es.training.trainer import Trainer
 
 # Where a run lies and who else is told of it is not part of what it is.
 _NOT_KEPT = ("run_dir",)
+_ENVIRONMENT = ("env", "backend", "sticky_actions")
 _RUNNING = "reward_scaler.running"  # of each environment
 _OF_ANOTHER_RANK = re.compile(r"generator\.[a-z_]+\.rank([1-9][0-9]*)")
 
@@ -112,7 +113,8 @@ def restored(checkpoint: Checkpoint, config: Config, ranks: Ranks | None = None)
     Args:
         checkpoint: of `take_checkpoint`.
         config: its own (`config_of`), or one that asks for parameters of the same shapes. What scales
-            rewards begins anew where that is done otherwise.
+            rewards begins anew where that is done otherwise, and so do the last episodes and the best
+            return where the environment is another.
         ranks: as of `Trainer`. They may be others than before: a rank that was not there draws from
             generators of its own, and what follows is not what it would have been, only as good.
 
@@ -131,11 +133,20 @@ def restored(checkpoint: Checkpoint, config: Config, ranks: Ranks | None = None)
         for name, generator in trainer.generators.items():
             generator.set_state(require_mersenne_twister(tensors[f"generator.{name}"]))
         trainer.progress = read_progress(state["progress"])
-        trainer.episodes.recent.extend(
-            Episode(int(env), float(total), int(length)) for env, total, length in state["episodes"]
-        )
+        if bool(state["config"].get("eval_every")) != bool(config.eval_every):
+            trainer.progress.forget_best()  # by another measure from here on
+        if _differ(state["config"], config, _ENVIRONMENT):
+            trainer.progress.forget_best()
+        else:
+            trainer.episodes.recent.extend(
+                Episode(int(env), float(total), int(length)) for env, total, length in state["episodes"]
+            )
         trainer.metrics = {str(name): float(value) for name, value in state["metrics"].items()}
     return trainer
+
+
+def _differ(saved: Mapping[str, Any], config: Config, names: Sequence[str]) -> bool:
+    return any(saved.get(name) != getattr(config, name) for name in names)
 
 
 def _live_tensors(trainer: Trainer) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ _ELSEWHERE: Mapping[str, str] = {
     "num_envs": "n_envs num_workers training_num num_training_envs",
     "rollout_steps": "n_steps num_steps num_steps_per_env horizon",
     "minibatch_size": "batch_size num_minibatches n_minibatches num_mini_batches",
-    "epochs": "n_epochs num_epochs update_epochs num_learning_epochs",
+    "epochs, and critic_epochs for the critic": "n_epochs num_epochs update_epochs num_learning_epochs",
     "learning_rate": "lr policy_lr actor_lr",
     "critic_learning_rate": "critic_lr value_lr vf_lr",
     "learning_rate_schedule": "anneal_lr lr_decay lr_schedule schedule",

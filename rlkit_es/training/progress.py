@@ -22,6 +22,10 @@ class Progress:
         self.stage_begin = self.env_steps
         self.stage_end = self.env_steps + total_steps
 
+    def forget_best(self) -> None:
+        """Whatever comes next is the best so far."""
+        self.best_return = float("-inf")
+
     @property
     def stage_over(self) -> bool:
         """Whether the stage has had its steps."""

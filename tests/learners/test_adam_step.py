@@ -114,11 +114,11 @@ def test_a_small_dropout_threshold_changes_the_update(base: str, dropping: str) 
     assert 0 < metrics["kept_fraction"] < 1
 
 
-def test_where_everything_would_be_dropped_everything_is_kept() -> None:
+def test_where_everything_would_be_dropped_everything_is_used_and_the_metric_says_so() -> None:
     plain, _ = updated("ppo", make_config(), stale_batch())
     masked, metrics = updated("sd_ppo", make_config(dropout_threshold=1e-9), stale_batch())
     assert torch.equal(plain.state.parameters, masked.state.parameters)
-    assert metrics["kept_fraction"] == 1
+    assert metrics["kept_fraction"] == 0
     assert_finite(masked, metrics)
 
 

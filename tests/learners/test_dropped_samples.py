@@ -46,12 +46,12 @@ def test_a_trial_that_drops_nothing_is_the_base_recipe_bitwise(
 
 
 @pytest.mark.parametrize("dropping", ["sd_ppo", "sd_espo"])
-def test_where_everything_would_be_dropped_after_the_trial_everything_is_kept(dropping: str) -> None:
+def test_where_everything_would_be_dropped_after_the_trial_everything_is_used(dropping: str) -> None:
     tiny = make_config(**ESPO, dropout_threshold=1e-9, mask_at="trial")
     base, _ = updated(dropping.removeprefix("sd_"), make_config(**ESPO))
     masked, metrics = updated(dropping, tiny)
     assert_equal(base, masked)
-    assert metrics["kept_fraction"] == 1
+    assert metrics["kept_fraction"] == 0
 
 
 @pytest.mark.parametrize("mask", MASKS)

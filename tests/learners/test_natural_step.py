@@ -264,11 +264,14 @@ def test_a_mask_that_drops_nothing_is_trpo_bitwise(action: ActionSpec, mask_valu
     assert metrics == others
 
 
-def test_where_everything_would_be_dropped_everything_is_kept() -> None:
+@pytest.mark.parametrize("mask_value", [False, True])
+def test_where_everything_would_be_dropped_everything_is_used_and_the_metric_says_so(
+    mask_value: bool,
+) -> None:
     plain, metrics = updated("trpo")
-    masked, others = updated("sd_trpo", dropout_rate=1e-12)
+    masked, others = updated("sd_trpo", dropout_rate=1e-12, mask_value=mask_value)
     assert_equal(plain, masked)
-    assert metrics == others
+    assert others == {**metrics, "kept_fraction": 0.0}
 
 
 @ACTIONS

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +68,14 @@ def test_a_resumed_run_goes_on_in_the_same_one(service: Service) -> None:
     assert [step for _, step, _ in service.logged] == [64, 128, 192, 256]
     PPO("Pendulum-v1", **QUICK, wandb="project", run_dir="other").learn(64)
     assert service.begun[2]["id"] != service.begun[0]["id"]
+
+
+def test_a_new_run_at_the_place_of_another_is_another_one(service: Service) -> None:
+    for _ in range(2):
+        PPO("Pendulum-v1", **QUICK, wandb="project", run_dir="run").learn(64)
+        shutil.rmtree("run")
+    first, second = (begun["id"] for begun in service.begun)
+    assert first != second
 
 
 def test_without_a_run_directory_it_is_not_begun(service: Service) -> None:
