@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+LONGEST_GAME = 27_000  # steps of Atari: 108,000 frames
+
 _GAME = re.compile(r"ALE/(\w+)-v5")
 _DM_CONTROL = re.compile(r"dm_control/(\w+)-(\w+)-v0")
 _SPELT_OTHERWISE = {"TicTacToe3D": "TicTacToe3d"}  # by EnvPool

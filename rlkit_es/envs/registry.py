@@ -15,7 +15,14 @@ from gymnasium.envs import registration
 from rlkit_es.envs.ale_backend import AleVectorEnv, register_ale
 from rlkit_es.envs.envpool_backend import EnvPoolVectorEnv, envpool_ids
 from rlkit_es.envs.gymnasium_backend import make_gymnasium
-from rlkit_es.envs.ids import envpool_id, is_atari, is_dm_control, leaves_of_other_tasks, named_as_elsewhere
+from rlkit_es.envs.ids import (
+    LONGEST_GAME,
+    envpool_id,
+    is_atari,
+    is_dm_control,
+    leaves_of_other_tasks,
+    named_as_elsewhere,
+)
 from rlkit_es.envs.vector_env import VectorEnv
 from rlkit_es.errors import UserError, first_line, suggestion
 
@@ -118,7 +125,7 @@ def _make(env_id: str, size: int, backend: Backend, threads: int, atari: AtariSe
         if not is_atari(env_id):
             left_out = leaves_of_other_tasks(env_id)
             return EnvPoolVectorEnv(envpool_id(env_id), size, threads, leaves_out=left_out)
-        settings = {"repeat_action_probability": atari.sticky_actions, "max_episode_steps": 27_000}
+        settings = {"repeat_action_probability": atari.sticky_actions, "max_episode_steps": LONGEST_GAME}
         return EnvPoolVectorEnv(
             envpool_id(env_id), size, threads, settings=settings, episodic_life=atari.episodic_life
         )

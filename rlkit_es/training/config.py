@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rlkit_es.envs.ids import is_atari
+from rlkit_es.envs.ids import LONGEST_GAME, is_atari
 from rlkit_es.errors import UserError, check_counts, check_name, check_range, check_types
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import fill_slots, find_recipe
@@ -121,8 +121,8 @@ class Config(UpdateConfig):
     checkpoint_every: int | None = None
     """Environment steps between checkpoints, at each of which the environments begin anew: so a run
     that was killed goes on exactly. Fewer lose less to a crash, and cut more episodes: leave each
-    environment several whole ones. None: 250,000, or 4,000 of each environment if that is more; 0: a
-    checkpoint at the start and at the end alone."""
+    environment several whole ones. None: 250,000, or 4,000 of each environment (of Atari 27,000, the
+    longest game) if that is more; 0: a checkpoint at the start and at the end alone."""
 
     keep_checkpoints: int = 2
     """How many of the last checkpoints to keep, beside the best."""
@@ -244,7 +244,7 @@ class Config(UpdateConfig):
     def segment_steps(self) -> int:
         """Environment steps from one checkpoint to the next; 0: all of them."""
         if self.checkpoint_every is None:
-            return max(250_000, 4_000 * self.num_envs)
+            return max(250_000, (LONGEST_GAME if is_atari(self.env) else 4_000) * self.num_envs)
         return self.checkpoint_every
 
     @classmethod

@@ -532,3 +532,13 @@ def test_lists_and_strings_are_taken_for_tuples_and_paths() -> None:
     config = Config.for_algorithm("ppo", hidden_sizes=[8, 8], run_dir="runs/mine")
     assert config.hidden_sizes == (8, 8)
     assert config.run_dir == Path("runs/mine")
+
+
+@pytest.mark.parametrize(
+    ("env", "num_envs", "each"),
+    [("Walker2d-v4", 8, 31_250), ("Walker2d-v4", 64, 4_000), ("ALE/Pong-v5", 64, 27_000)],
+)
+def test_between_checkpoints_every_environment_has_room_for_whole_episodes(
+    env: str, num_envs: int, each: int
+) -> None:
+    assert Config.for_algorithm("ppo", env=env, num_envs=num_envs).segment_steps == each * num_envs
