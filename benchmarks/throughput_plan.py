@@ -146,8 +146,9 @@ def _add_training(plan: Plan, env: str, peers: bool, peer_threads: int) -> None:
             measure = partial(training.stable_baselines3, algo=algo, env=env, torch_threads=peer_threads)
             label = f"{env} training, {PEERS[algo]} {algo.upper()}, torch threads {peer_threads}"
             plan.add(measure, _speed(f"sb3 {algo} {env}", label))
-    measure = partial(training.ours_default, algo="espo", env=env)
-    plan.add(measure, _speed(f"espo {env}", f"{env} training, ours, ESPO defaults"))
+    for algo in ("ppo", "espo"):
+        measure = partial(training.ours_default, algo=algo, env=env)
+        plan.add(measure, _speed(f"default {algo} {env}", f"{env} training, ours, {algo.upper()} defaults"))
 
 
 def _add_atari(plan: Plan, peers: bool) -> None:
@@ -184,7 +185,7 @@ def _add_ratios(plan: Plan) -> None:
     for env in ENVS:
         plan.compare(
             f"{env}: ESPO / its environments alone",
-            f"espo {env}",
+            f"default espo {env}",
             f"env default {env}",
             Bar(0.4, at_least=True),
         )
