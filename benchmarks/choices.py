@@ -6,16 +6,16 @@ python benchmarks/choices.py
 from __future__ import annotations
 
 import functools
-import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from machine import REPOSITORY, describe_machine, git_revision
+from command_line import Parser
+from machine import REPOSITORY, save
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from workers import Turn, Worker
@@ -40,8 +40,9 @@ SIZES = ((8, 256), (64, 32))  # environments, steps of a rollout
 ROUNDS = 11
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure everything, print it, and save it."""
+    options = Parser(description=__doc__).parse_measurement(arguments, RESULTS)
     torch.set_num_threads(1)
     results = {
         "rollout time, EnvPool's public send and recv / the pool's own": envpool_layer(),
@@ -53,8 +54,7 @@ def main() -> None:
     }
     for what, value in results.items():
         print(f"{what}: {value}")
-    content = {"machine": describe_machine(), "git revision": git_revision(), "results": results}
-    RESULTS.write_text(json.dumps(content, indent=2) + "\n")
+    save(options.output, {"results": results})
 
 
 class PublicEnvPool(EnvPoolVectorEnv):

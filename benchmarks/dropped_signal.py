@@ -8,7 +8,6 @@ computed too, but not taken. Everything is a median over the updates, then a ran
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections import defaultdict
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 from command_line import Parser, count
-from machine import REPOSITORY, describe_machine, git_revision
+from machine import REPOSITORY, save
 from torch import Tensor
 
 from rlkit_es.core.masks import kl_below, ratio_within
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--envs", nargs="+", default=["Hopper-v4", "Walker2d-v4", "HalfCheetah-v4"])
     parser.add_argument("--seeds", type=count, default=3)
     parser.add_argument("--updates", type=count, default=100)
-    options = parser.parse_args(arguments)
+    options = parser.parse_measurement(arguments, RESULTS)
     results: dict[str, Any] = {}
     for env in options.envs:
         seeds = [measure(env, seed, options.updates) for seed in range(options.seeds)]
@@ -51,13 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         print(env, *(f"  {mask}: {values}" for mask, values in results[env].items()), sep="\n")
     content = {
-        "machine": describe_machine(),
-        "git revision": git_revision(),
         "seeds": options.seeds,
         "updates": options.updates,
         "lowest and highest seed of the median over updates": results,
     }
-    RESULTS.write_text(json.dumps(content, indent=2) + "\n")
+    save(options.output, content)
     return 0
 
 

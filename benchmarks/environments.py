@@ -22,13 +22,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser
+from command_line import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser
 from machine import REPOSITORY, describe_machine, git_revision
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "environments"
 SECONDS = 180  # for one id
 
-EXIT_FAILED = 1
 
 _SMALL = {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 32, "epochs": 2, "critic_epochs": 2}
 _STEPS = 2 * 4 * 16

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from command_line import Parser, count
+from command_line import EXIT_USER_ERROR, Parser, count
 from grids.suites import Variant, parse_variant, plain
 from grids.tables import table
-from machine import REPOSITORY, describe_machine, git_revision
+from machine import REPOSITORY, save
 
 from rlkit_es import UserError
 from rlkit_es.core.losses import normalize
@@ -38,7 +37,6 @@ from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "held_out_gain.json"
-EXIT_USER_ERROR = 2
 
 _SPREAD = 30  # rollouts before the first batch: environments that began together are apart by then
 _VARIANTS = (
@@ -78,19 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trained-steps", type=count, default=150_000, help="of PPO before")
     parser.add_argument("--batches", type=count, default=16, help="that each variant updates on")
     parser.add_argument("--fresh", type=count, default=128, help="rollouts that no update sees")
-    options = parser.parse_args(arguments)
+    options = parser.parse_measurement(arguments, RESULTS)
     try:
         results = _measure_all(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
-    content = {
-        "machine": describe_machine(),
-        "git revision": git_revision(),
-        "arguments": vars(options),
-        "results": results,
-    }
-    RESULTS.write_text(json.dumps(content, indent=2) + "\n")
+    given = {name: value for name, value in vars(options).items() if name != "output"}
+    save(options.output, {"arguments": given, "results": results})
     return 0
 
 

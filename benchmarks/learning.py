@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser, count
+from command_line import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser, count
 from grids.cells import Cell, describe_failure, path_name
 from grids.figures import plot_curves
 from grids.local_processes import LocalProcesses
@@ -44,7 +44,6 @@ from rlkit_es.training.config import Config
 RUNS = REPOSITORY / "runs" / "bench"
 RESULTS = REPOSITORY / "benchmarks" / "results" / "learning"
 
-EXIT_FAILED = 1
 
 _OWN = ("algo", "env", "seed", "total-steps", "torch-threads", "env-threads", "run-dir")
 

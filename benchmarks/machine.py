@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -60,3 +62,10 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def save(path: Path | None, content: Mapping[str, Any]) -> None:
+    """``content`` as JSON, after what it was measured on; nowhere where ``path`` is None."""
+    if path is not None:
+        measured = {"machine": describe_machine(), "git revision": git_revision(), **content}
+        path.write_text(json.dumps(measured, indent=2) + "\n")

@@ -20,7 +20,7 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser, count
+from command_line import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser, count
 from contenders import CONTENDERS, missing_packages
 from contenders.processes import Crash, Run, run_races
 from contenders.race import Race, Result
@@ -32,8 +32,6 @@ from rlkit_es import UserError
 
 THRESHOLDS = {"HalfCheetah-v4": 3000.0, "Walker2d-v4": 2500.0, "Hopper-v4": 2000.0}
 RESULTS = REPOSITORY / "benchmarks" / "results" / "peers"
-
-EXIT_FAILED = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,23 +5,24 @@ python benchmarks/random_scores.py
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 
 import gymnasium
 import numpy as np
+from command_line import Parser
 from grids.scores import RANDOM_FILE
 from grids.suites import SUITES, in_version_5
-from machine import describe_machine
+from machine import save
 
 EPISODES = 100
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Play `EPISODES` episodes of each environment and save the means."""
+    options = Parser(description=__doc__).parse_measurement(arguments, RANDOM_FILE)
     envs = (*SUITES["mujoco"].envs, *in_version_5(SUITES["mujoco"]).envs)
     returns = {env: round(random_return(env), 2) for env in envs}
-    content = {"episodes": EPISODES, "machine": describe_machine(), "returns": returns}
-    RANDOM_FILE.write_text(json.dumps(content, indent=2) + "\n")
+    save(options.output, {"episodes": EPISODES, "returns": returns})
     print("\n".join(f"{env}: {value}" for env, value in returns.items()))
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser, count
+from command_line import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser, count
 from machine import REPOSITORY, describe_machine, git_revision
 from measured import Effort
 from throughput_plan import GROUPS, Item, Plan, Row, make_plan
@@ -38,7 +38,6 @@ NOTES = (
     "counted. Environments alone receive random actions. Memory is that of the largest process.",
 )
 
-EXIT_FAILED = 1
 
 Samples = dict[str, list[float]]  # of each row's key, one a round
 

@@ -49,10 +49,11 @@ def test_a_summary_has_means_an_error_and_the_gain_for_the_distance():
 
 
 def test_the_command_prints_a_table_and_saves_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(held_out_gain, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(held_out_gain, "RESULTS", tmp_path / "committed.json")
     small = ["--trained-steps", "2048", "--batches", "2", "--fresh", "1", "--envs", "InvertedPendulum-v4"]
     variant = ["--variant", "careful=espo --deviation-threshold 0.05"]
-    assert held_out_gain.main([*small, *variant]) == 0
+    assert held_out_gain.main([*small, *variant, "--output", str(tmp_path / "results.json")]) == 0
+    assert not (tmp_path / "committed.json").exists()
     assert "| careful |" in capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())["results"]
     assert results["InvertedPendulum-v4"]["careful"]["policy_steps"] >= 1
