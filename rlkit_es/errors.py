@@ -29,9 +29,13 @@ class NonFiniteError(UserError):
     """A quantity became NaN or infinite; the message names it."""
 
 
-def diverged(what: str) -> NonFiniteError:
-    """The error for what learning itself has made NaN or infinite: going on would only do it again."""
-    return NonFiniteError(f"{what} is not finite: begin a new run with a lower learning rate")
+class DivergedError(NonFiniteError):
+    """Learning itself made it NaN or infinite: going on from a checkpoint would do it again."""
+
+
+def diverged(what: str) -> DivergedError:
+    """The error that names ``what`` became NaN or infinite, and says what to do."""
+    return DivergedError(f"{what} is not finite: begin a new run with a lower learning rate")
 
 
 class CheckpointError(UserError):

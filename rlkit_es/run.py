@@ -12,7 +12,7 @@ from rlkit_es.commands.exit_code import exit_code
 from rlkit_es.commands.options import import_modules, take
 from rlkit_es.commands.resumption import PROGRAM, changed_config, command_to_go_on, result_of, say
 from rlkit_es.commands.settings import parse_config
-from rlkit_es.errors import InUseError, NonFiniteError, UserError
+from rlkit_es.errors import DivergedError, InUseError, UserError
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.runs.checkpoint_store import CheckpointStore
@@ -139,7 +139,7 @@ def _train(trainer: Trainer, train: Callable[[], Evaluation | None], imported: S
     assert directory is not None
     try:
         evaluation = train()
-    except (InUseError, NonFiniteError):  # there is nothing to go on with
+    except (DivergedError, InUseError):  # there is nothing to go on with
         raise
     except (Interrupted, UserError):
         _say_how_to_go_on(trainer, directory, imported)

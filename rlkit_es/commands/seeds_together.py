@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlkit_es.commands.resumption import changed_config, command_to_go_on, result_of, say
-from rlkit_es.errors import InUseError, NonFiniteError, UserError
+from rlkit_es.errors import DivergedError, InUseError, UserError
 from rlkit_es.ranks import Ranks
 from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.interruption import Interrupted
@@ -66,7 +66,7 @@ def _go_on(trainers: Sequence[Trainer], directory: Path, imported: Sequence[str]
     """Train, and say how each seed ended."""
     try:
         evaluations = go_on_together(trainers)
-    except (InUseError, NonFiniteError):  # there is nothing to go on with
+    except (DivergedError, InUseError):  # there is nothing to go on with
         raise
     except (Interrupted, UserError):
         _say_how_to_go_on(trainers, directory, imported)

@@ -32,8 +32,8 @@ class AdamStep:
         config: the hyperparameters.
         generator: a CPU generator for the order of the samples.
         watch_stop: look at the stop after each minibatch and save what need not be computed. False
-            leaves the decision on the device alone, so that the host never waits; the parameters
-            that result are the same.
+            leaves the decision on the device until the epoch ends, so that the host does not wait in
+            between; the parameters that result are the same.
         ranks: that update together, each with a batch of its own; ``config.minibatch_size`` is the share
             of each.
     """

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlkit_es.errors import NonFiniteError, UserError
+from rlkit_es.errors import UserError
 from rlkit_es.learners.lockstep import Lockstep
 from rlkit_es.runs.experiment import begin, going_on, summary
 from rlkit_es.runs.logging import ConsoleLogger
@@ -92,7 +92,7 @@ def go_on_together(trainers: Sequence[Trainer]) -> dict[int, Evaluation | None]:
     finally:
         line.close()
     for number, error in lockstep.failures.items():
-        raise NonFiniteError(f"seed {seeds[number]}, {error}; the others have ended well") from error
+        raise type(error)(f"seed {seeds[number]}, {error}; the others have ended well") from error
     return {seeds[number]: evaluations[number] for number in sorted(evaluations)}
 
 

@@ -231,7 +231,7 @@ class Trainer:
                 prepared.batch, self._learning_rate(remaining), remaining, prepared.estimator
             )
         except NonFiniteError as error:
-            raise NonFiniteError(f"iteration {self.progress.iteration}: {error}") from error
+            raise type(error)(f"iteration {self.progress.iteration}: {error}") from error
         shift = policy_shift(self.policy, prepared.batch, self.config.dropout_threshold, self.ranks)
         # Only now: the update saw the normaliser that the rollout was acted with.
         if self.policy.normalizer is not None:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
+import signal
+from concurrent.futures import ProcessPoolExecutor
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -132,3 +136,17 @@ def test_discrete_actions_keep_their_start() -> None:
     for action in (-1, 0, 1):
         envs.send(torch.tensor([action]))
         assert envs.recv().valid.all()
+
+
+def handler_of_ctrl_c(asynchronous: bool) -> str:
+    """What Ctrl-C does in this process once environments have been made in it."""
+    envs = make_gymnasium("CartPole-v1", 1, asynchronous=asynchronous)
+    try:
+        return "ignored" if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else "as before"
+    finally:
+        envs.close()
+
+
+def test_a_worker_that_makes_environments_keeps_its_ctrl_c() -> None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert [pool.submit(handler_of_ctrl_c, way).result() for way in (False, True)] == ["as before"] * 2
