@@ -188,8 +188,8 @@ def _earlier(trainer: Trainer, now: Mapping[str, Any]) -> list[Any]:
         return []
     try:
         last = json.loads((directory / "config.json").read_text())
-        earlier, before = last.get("earlier", []), {name: last.get(name) for name in now}
-    except (OSError, ValueError, AttributeError):
+        earlier, before = last.get("earlier", []), {name: last[name] for name in now}
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):  # none, or not ours
         return []
     return earlier if before == now else [*earlier, {"until_env_steps": trainer.progress.env_steps, **before}]
 

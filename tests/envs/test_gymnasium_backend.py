@@ -140,6 +140,7 @@ def test_discrete_actions_keep_their_start() -> None:
 
 def handler_of_ctrl_c(asynchronous: bool) -> str:
     """What Ctrl-C does in this process once environments have been made in it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     envs = make_gymnasium("CartPole-v1", 1, asynchronous=asynchronous)
     try:
         return "ignored" if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else "as before"

@@ -781,6 +781,10 @@ def test_packages_that_are_no_longer_the_same_are_named(tmp_path: Path) -> None:
     path.write_text(json.dumps(described))
     (warning,) = resume.open_run(tmp_path / "run").warnings
     assert warning.startswith("torch was 0.4 and is ")
+    go_on(tmp_path / "run")
+    (earlier,) = json.loads(path.read_text())["earlier"]
+    assert earlier["versions"]["torch"] == "0.4"
+    assert earlier["until_env_steps"] == 0  # the checkpoint that it went on from
     path.write_text("no JSON")
     assert resume.open_run(tmp_path / "run").warnings == []
 
