@@ -159,10 +159,9 @@ class AdamStep:
                 valid, inputs.everyones, config.minibatch_size, generator, self.ranks
             )
             inputs.critic_on.fill_(epoch < critic_epochs)
-            if epoch == config.epochs:
-                going = torch.zeros_like(going)
             at = 0
-            if going:  # one look an epoch, which a GPU is waited for anyway, to deal the minibatches
+            # One look an epoch, which a GPU is waited for anyway, to deal the minibatches.
+            if epoch < config.epochs and going:
                 state = StepState(going, self.state, self.adaptive, report)
                 at, state = yield LoopCall("joint", self._joint_loop, state, inputs, index, real, 0, count)
                 store(state.optimizer, self.state)

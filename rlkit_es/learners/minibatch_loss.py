@@ -84,11 +84,12 @@ class MinibatchLoss:
         if stops_before or (self.slots.may_drop and kept is None):
             everyones = self.gathered(stats)
         advantage = self.advantage(mini, mini.valid)
+        keep = mini.valid
         if not self.slots.may_drop:
-            kept = mini.valid
-        elif kept is None:
-            kept = self.mask(everyones, advantage, mini, scheduled)
-        keep = keep_all_if_empty(kept, mini.valid)
+            kept = keep
+        else:
+            kept = self.mask(everyones, advantage, mini, scheduled) if kept is None else kept
+            keep = keep_all_if_empty(kept, mini.valid)
         policy_on = going
         if stops_before:
             policy_on = going & ~self.slots.stop(everyones, mini.valid, scheduled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,20 +133,16 @@ def restored(checkpoint: Checkpoint, config: Config, ranks: Ranks | None = None)
         for name, generator in trainer.generators.items():
             generator.set_state(require_mersenne_twister(tensors[f"generator.{name}"]))
         trainer.progress = read_progress(state["progress"])
-        if bool(state["config"].get("eval_every")) != bool(config.eval_every):
-            trainer.progress.forget_best()  # by another measure from here on
-        if _differ(state["config"], config, _ENVIRONMENT):
-            trainer.progress.forget_best()
-        else:
+        saved = state["config"]
+        same_environment = all(saved.get(name) == getattr(config, name) for name in _ENVIRONMENT)
+        if same_environment:
             trainer.episodes.recent.extend(
                 Episode(int(env), float(total), int(length)) for env, total, length in state["episodes"]
             )
+        if not same_environment or bool(saved.get("eval_every")) != bool(config.eval_every):
+            trainer.progress.forget_best()  # of another environment, or by another measure
         trainer.metrics = {str(name): float(value) for name, value in state["metrics"].items()}
     return trainer
-
-
-def _differ(saved: Mapping[str, Any], config: Config, names: Sequence[str]) -> bool:
-    return any(saved.get(name) != getattr(config, name) for name in names)
 
 
 def _live_tensors(trainer: Trainer) -> dict[str, Tensor]:
