@@ -28,7 +28,6 @@ from machine import REPOSITORY, describe_machine, git_revision
 RESULTS = REPOSITORY / "benchmarks" / "results" / "environments"
 SECONDS = 180  # for one id
 
-
 _SMALL = {"num_envs": 4, "rollout_steps": 16, "minibatch_size": 32, "epochs": 2, "critic_epochs": 2}
 _STEPS = 2 * 4 * 16
 

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from command_line import Parser, count
-from machine import REPOSITORY, describe_machine, git_revision
+from machine import REPOSITORY, save
 from torch import Tensor
 
 import rlkit_es
@@ -59,12 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=count, help="index of the first mutation, to see it again")
     parser.add_argument("--output", type=Path, help="default: the results; with --first none")
     options = parser.parse_args(arguments)
-    output = options.output or (RESULTS if options.first is None else Path(os.devnull))
+    output = options.output or (RESULTS if options.first is None else None)
     first = options.first or 0
     indices = range(first, first + options.mutations)
     report = fuzz(options.seed, indices)
-    content = {"machine": describe_machine(), "git revision": git_revision(), **report}
-    output.write_text(json.dumps(content, indent=2) + "\n")
+    save(output, report)
     print(
         f"{len(indices):,} mutations: {report['outcomes']}\n"
         f"slowest {report['slowest']}\nmemory {report['memory']}\n"

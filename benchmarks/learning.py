@@ -44,7 +44,6 @@ from rlkit_es.training.config import Config
 RUNS = REPOSITORY / "runs" / "bench"
 RESULTS = REPOSITORY / "benchmarks" / "results" / "learning"
 
-
 _OWN = ("algo", "env", "seed", "total-steps", "torch-threads", "env-threads", "run-dir")
 
 

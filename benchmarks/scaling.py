@@ -9,7 +9,6 @@ round, so that a machine that is slower for a while is slower for all; ratios ar
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from argparse import ArgumentDefaultsHelpFormatter, Namespace
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 from command_line import EXIT_INTERRUPTED, EXIT_USER_ERROR, Parser, count
 from grids.tables import compared_rates, table
-from machine import describe_machine, git_revision, one_line
+from machine import describe_machine, one_line, save
 from measured.runs import CommandError, settled_speed, train
 
 
@@ -53,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     for section in dict.fromkeys(point.section for point in points):
         print(f"\n{section}\n", *table_of(section, speeds), sep="\n")
-    if chosen.output is not None:
-        chosen.output.write_text(json.dumps(_content(chosen, speeds), indent=2) + "\n")
+    save(chosen.output, _content(chosen, speeds))
     return 0
 
 
@@ -109,8 +107,6 @@ def _speed(point: Point, chosen: Namespace) -> float:
 
 def _content(chosen: Namespace, speeds: Mapping[Point, Sequence[float]]) -> dict[str, object]:
     return {
-        "machine": describe_machine(),
-        "git revision": git_revision(),
         "arguments": {name: value for name, value in vars(chosen).items() if name != "output"},
         "steps/s": [{**point._asdict(), "rounds": list(rates)} for point, rates in speeds.items()],
     }

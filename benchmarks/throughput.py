@@ -38,7 +38,6 @@ NOTES = (
     "counted. Environments alone receive random actions. Memory is that of the largest process.",
 )
 
-
 Samples = dict[str, list[float]]  # of each row's key, one a round
 
 

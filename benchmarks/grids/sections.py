@@ -87,13 +87,13 @@ def overview(measured: Measurement) -> list[str]:
 
 def changes(measured: Measurement) -> list[str]:
     """A line for each variant that was run: its mean and deviation by environment."""
-    envs = list(measured.by_env)
-    rows = []
-    for name in measured.variants:
-        of_envs = {env: found[name] for env, found in measured.by_env.items() if name in found}
-        if of_envs:
-            rows.append([f"`{name}`", *(_mean_entry(of_envs.get(env), np.inf) for env in envs)])
-    return table(["", *envs], rows)
+    by_env = measured.by_env
+    rows = [
+        [f"`{name}`", *(_mean_entry(found.get(name), np.inf) for found in by_env.values())]
+        for name in measured.variants
+        if any(name in found for found in by_env.values())
+    ]
+    return table(["", *by_env], rows)
 
 
 def details(measured: Measurement) -> list[str]:
