@@ -139,12 +139,13 @@ class Encoder(nn.Module):
 def arithmetic(precision: Precision, device_type: str) -> torch.dtype:
     """float32 or bfloat16; ``auto`` is bfloat16 where the hardware multiplies matrices of it.
 
-    That is a GPU with such tensor cores, or a CPU with AMX.
+    That is a GPU with such tensor cores, or a CPU with AMX or AVX512_BF16.
     """
     if precision == "auto":
         if device_type == "cuda":
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            fast = device_type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+            capable = torch.cpu.get_capabilities() if device_type == "cpu" else {}
+            fast = bool(capable.get("amx_bf16") or capable.get("avx512_bf16"))
         return torch.bfloat16 if fast else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32

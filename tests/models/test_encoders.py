@@ -188,11 +188,12 @@ def _asked_anew() -> Iterator[None]:
     ("capabilities", "expected"),
     [
         ({"amx_bf16": True, "avx2": True}, torch.bfloat16),
-        ({"amx_bf16": False, "avx512_bf16": True}, torch.float32),
+        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": False, "avx512_f": True}, torch.float32),
         ({}, torch.float32),
     ],
 )
-def test_auto_takes_bfloat16_on_a_cpu_with_amx(
+def test_auto_takes_bfloat16_on_a_cpu_that_multiplies_it(
     capabilities: dict[str, bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
