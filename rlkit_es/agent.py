@@ -137,7 +137,8 @@ class Algorithm:
         With ``run_dir`` set, the run is recorded there and evaluated at the end, as on the command line.
 
         Args:
-            total_steps: to add; None: those that the agent was made with.
+            total_steps: to add; None: those that the agent was made with, or, of one that was loaded,
+                those of the last time that it learned.
             progress: whether to show it on the terminal.
             loggers: that take the metrics of every iteration.
             callbacks: that are called as training goes on.
@@ -221,7 +222,9 @@ class Algorithm:
         """Another agent that is as far, with environments of its own; the run directory stays this one's."""
         config = dataclasses.replace(self.config, run_dir=None, wandb=None)
         copied = restored(take_checkpoint(self._trainer), config, self._trainer.ranks)
-        return type(self).of(copied, from_file=self._from_file)
+        agent = type(self).of(copied, from_file=self._from_file)
+        agent._total_steps = self._total_steps
+        return agent
 
     def __reduce__(self) -> Never:
         raise UserError(
@@ -251,7 +254,8 @@ def read_saved(
     for name in _MADE_OF:
         if changes.get(name, held := getattr(saved, name)) != held:
             raise UserError(f"{name} is {held!r} in {path}, and cannot be otherwise: leave it out")
-    config = dataclasses.replace(saved, **changes)
+    # A project to report to is asked for anew: a file, which may be a stranger's, does not choose it.
+    config = dataclasses.replace(saved, **{"wandb": None, **changes})
     refuse_idle(config, vars(saved))
     return loaded, config
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
@@ -115,6 +116,8 @@ def resume(
     check_hooks(loggers, callbacks)
     ranks = current_ranks()
     saved = open_together(Path(run_dir), ranks)
+    for message in saved.warnings:
+        warnings.warn(message, stacklevel=2)
     trainer, _ = continued(saved, dataclasses.replace(saved.config, **changes), ranks)
     with kept_threads():
         go_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks)

@@ -88,7 +88,7 @@ def test_an_error_is_one_line_and_no_traceback() -> None:
         ("--algo=epso", "unknown algorithm 'epso'; did you mean espo"),
         ("--algo d_ppo", "unknown algorithm 'd_ppo'; did you mean sd_ppo"),
         ("--algo trpo --stop ratio_deviation", "stop ratio_deviation cannot apply to a natural step"),
-        ("--algo trpo --mask ratio_within", "mask ratio_within at the current policy keeps everything"),
+        ("--algo trpo --mask ratio_within", "mask ratio_within cannot be taken at the current policy"),
         ("--algo trpo --constraint kl", "constraint kl cannot apply to a natural step"),
         ("--algo trpo --critic-epochs None", "critic_epochs None (until the policy stops) cannot apply"),
         ("--algo trpo --learning-rate-schedule adaptive_kl", "adaptive_kl cannot apply to a natural step"),

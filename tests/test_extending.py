@@ -101,12 +101,12 @@ def test_settings_reach_own_functions() -> None:
     seen = []
 
     @rlkit_es.register("stop")
-    def curious(stats, valid, max_kl, deviation_threshold, own=3):  # type: ignore[no-untyped-def]
-        seen.append((max_kl, deviation_threshold, own))
+    def curious(stats, valid, max_kl, deviation_threshold, own=3, gamma=0.5, log_std_rate=1):  # type: ignore[no-untyped-def]
+        seen.append((max_kl, deviation_threshold, own, gamma, log_std_rate))
         return torch.zeros((), dtype=torch.bool)
 
     rlkit_es.PPO("Pendulum-v1", stop="curious", max_kl=0.7, deviation_threshold=0.9, **QUICK).learn(128)
-    assert set(seen) == {(0.7, 0.9, 3)}
+    assert set(seen) == {(0.7, 0.9, 3, 0.5, 1)}  # of the update alone
 
 
 def test_settings_reach_a_constraint_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from contextlib import closing
@@ -12,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import toy_envs  # noqa: F401 (registers environments)
 
 import rlkit_es
 from rlkit_es import ESPO, PPO, Algorithm, UserError
@@ -172,6 +174,30 @@ def test_what_is_said_again_is_no_change(model: Path) -> None:
 def test_steps_that_are_not_named_are_those_it_was_made_with() -> None:
     agent = PPO("Pendulum-v1", **SMALL, total_steps=192)
     assert agent.learn(64).learn().env_steps == 256
+
+
+def test_a_copy_learns_as_long_as_what_it_is_a_copy_of() -> None:
+    agent = PPO("Pendulum-v1", **SMALL, total_steps=192).learn(64)
+    assert copy.deepcopy(agent).learn().env_steps == 256
+
+
+def test_a_seed_of_its_own_gives_noise_of_its_own(tmp_path: Path) -> None:
+    path = PPO("ToyPayday-v0", **SMALL).learn(64).save(tmp_path / "model")
+    same, other, again = (
+        parameters(rlkit_es.load(path, **changes).learn(64)) for changes in ({}, {"seed": 1}, {"seed": 1})
+    )
+    assert all(map(torch.equal, other, again))
+    assert not all(map(torch.equal, same, other))
+
+
+def test_damaged_checkpoints_that_are_passed_over_are_said(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    PPO("Pendulum-v1", **SMALL, run_dir=directory, checkpoint_every=64).learn(128)
+    last = max((directory / "checkpoints").glob("step-*"))
+    last.write_bytes(last.read_bytes()[:-10])
+    for use in (rlkit_es.load, rlkit_es.resume):
+        with pytest.warns(UserWarning, match=f"{last.name} is damaged.* the one before it"):
+            use(directory)
 
 
 def test_an_endless_setting_leaves_json(tmp_path: Path) -> None:

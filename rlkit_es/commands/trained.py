@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +16,6 @@ from rlkit_es.commands.exit_code import exit_code
 from rlkit_es.commands.options import import_modules
 from rlkit_es.commands.outputs import output_file
 from rlkit_es.errors import UserError
-from rlkit_es.runs.checkpoint_store import CheckpointStore
-from rlkit_es.runs.run_directory import checkpoints_of
 from rlkit_es.training.episodes import Episode
 
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -37,23 +36,20 @@ def carry_out(command: Callable[..., None], name: str, arguments: Sequence[str] 
 
 
 def load(run: Path, checkpoint: str) -> Algorithm:
-    """`rlkit_es.load`, with a warning where "last" is not the last one because that is damaged.
+    """`rlkit_es.load`, whose warnings are a line each.
 
     Raises:
         CheckpointError: it is damaged.
         UserError: there is none.
     """
-    try:
-        steps = _steps(run)
-        agent = algorithms.load(run, checkpoint=checkpoint)
-    except OSError as error:  # of a name that is too long, of a directory that may not be entered
-        raise UserError(f"cannot read {run}: {error.strerror}") from error
-    if checkpoint == "last" and steps and agent.env_steps < steps[-1]:
-        print(
-            f"warning: the checkpoint at {steps[-1]:,} steps is damaged: this is the one at "
-            f"{agent.env_steps:,}",
-            file=sys.stderr,
-        )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default", UserWarning)
+        try:
+            agent = algorithms.load(run, checkpoint=checkpoint)
+        except OSError as error:  # of a name that is too long, of a directory that may not be entered
+            raise UserError(f"cannot read {run}: {error.strerror}") from error
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
     return agent
 
 
@@ -71,14 +67,15 @@ def output_beside(run: Path, output: Path | None, name: str, suffix: str) -> Pat
     """Where to write: ``output``, or ``name`` in a run directory, or beside a model file.
 
     Raises:
-        UserError: ``output`` is no name of a file, or that of the model itself.
+        UserError: that is no name of a file, or that of the model itself.
     """
     if output is None:
-        return run / f"{name}{suffix}" if run.is_dir() else run.with_suffix(suffix)
-    output = output_file(output, suffix)
-    if output.resolve() in (run.resolve(), Path(f"{run}.safetensors").resolve()):
-        raise UserError(f"--output {output} would replace the model itself")
-    return output
+        beside = run / f"{name}{suffix}" if run.is_dir() else run.with_suffix(suffix)
+    else:
+        beside = output_file(output, suffix)
+    if beside.resolve() in (run.resolve(), Path(f"{run}.safetensors").resolve()):
+        raise UserError(f"--output {beside} would replace the model itself: give another")
+    return beside
 
 
 def check_at_least(least: int, **values: int | None) -> None:
@@ -102,9 +99,3 @@ def check_seed(seed: int | None) -> None:
     check_at_least(0, seed=seed)
     if seed is not None and seed > _LARGEST_SEED:
         raise UserError(f"--seed must be at most {_LARGEST_SEED}, got {seed}")
-
-
-def _steps(run: Path) -> list[int]:
-    """Of the checkpoints in a run directory or in its directory of checkpoints; none of a file."""
-    inside = checkpoints_of(run)
-    return CheckpointStore(inside if inside.is_dir() else run, 1).steps()

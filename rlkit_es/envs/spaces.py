@@ -93,11 +93,11 @@ def action_spec(space: gym.Space[Any]) -> ActionSpec:
     """What one action is.
 
     Raises:
-        UserError: the space is neither a float Box nor Discrete.
+        UserError: the space is neither a float Box nor Discrete, or there is nothing to choose.
     """
     if isinstance(space, spaces.Discrete):
         return ActionSpec(size=int(space.n), discrete=True, start=int(space.start))
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and np.prod(space.shape):
         return ActionSpec(
             size=int(np.prod(space.shape)),
             low=_inner_float32(space.low, np.inf),

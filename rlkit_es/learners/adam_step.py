@@ -128,7 +128,8 @@ class AdamStep:
         )
         inputs = self._with_estimates(inputs, batch.advantage, batch.value_target)
         metrics = _summarize((yield from self._run_epochs(inputs, estimator)))
-        metrics["learning_rate"] = learning_rate * float(self.adaptive.rate_scale)
+        adapts = config.learning_rate_schedule == "adaptive_kl"
+        metrics["learning_rate"] = learning_rate * (float(self.adaptive.rate_scale) if adapts else 1.0)
         if self._step.slots.constraint is not None:
             metrics["penalty"] = float(self.adaptive.penalty)
         return metrics

@@ -80,7 +80,7 @@ def _check_natural(config: UpdateConfig, mask: str, stop: str, constraint: str) 
         )
     if mask != "keep_all" and config.mask_at == "current":
         raise UserError(
-            f"mask {mask} at the current policy keeps everything where a natural step begins: "
+            f"mask {mask} cannot be taken at the current policy of a natural step, where every ratio is 1: "
             "use mask_at trial, or mask keep_all"
         )
     if config.learning_rate_schedule == "adaptive_kl":

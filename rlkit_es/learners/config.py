@@ -16,7 +16,8 @@ class UpdateConfig:
     minibatch_size: int = 256
     """Samples of a minibatch (M). Larger is faster on a GPU and takes fewer, less noisy steps; with
     early stopping it also makes each measured deviation more exact. Usually 64 to 1/4 of the batch; the
-    default is the whole batch where that is smaller."""
+    default is the whole batch where that is smaller. The advantage of one sample alone, normalised, is 0:
+    minibatches of 1 move the policy only with `advantage_normalization` none or batch."""
 
     epochs: int = 10
     """Passes over the batch for the policy, at most. More uses each sample more, and moves further."""

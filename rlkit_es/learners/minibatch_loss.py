@@ -84,20 +84,19 @@ class MinibatchLoss:
         if stops_before or (self.slots.may_drop and kept is None):
             everyones = self.gathered(stats)
         advantage = self.advantage(mini, mini.valid)
-        keep = mini.valid
         if not self.slots.may_drop:
-            kept = keep
-        else:
-            kept = self.mask(everyones, advantage, mini, scheduled) if kept is None else kept
-            keep = keep_all_if_empty(kept, mini.valid)
+            kept = mini.valid
+        elif kept is None:
+            kept = self.mask(everyones, advantage, mini, scheduled)
+        used = keep_all_if_empty(kept, mini.valid) if self.slots.may_drop else mini.valid
         policy_on = going
         if stops_before:
             policy_on = going & ~self.slots.stop(everyones, mini.valid, scheduled)
         value_samples = mini.valid
         if self.config.mask_value:
-            advantage = self.advantage(mini, keep)
-            value_samples = torch.where(policy_on, keep, mini.valid)
-        policy_loss = -self._mean(self.slots.surrogate(stats, self.ranks.own(advantage), scheduled), keep)
+            advantage = self.advantage(mini, used)
+            value_samples = torch.where(policy_on, used, mini.valid)
+        policy_loss = -self._mean(self.slots.surrogate(stats, self.ranks.own(advantage), scheduled), used)
         seen = mini._replace(own=own._replace(observation=critic_input))
         weighted_value_loss, value_loss = self.value(critic, seen, value_samples)
         if self.shares_encoder:  # the critic's loss moves the policy's part too

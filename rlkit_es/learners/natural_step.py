@@ -146,19 +146,19 @@ class NaturalStep:
             zero = self.parameters.new_zeros(())
             return LineSearch(self.parameters, zero, accepted=False, trials=0), zero, mini.valid
         start = self._begin(own, sizes, max_kl)
-        advantage, kept, keep = self._advantage(mini, mini.valid), mini.valid, mini.valid
-        gradient = self._gradient(start, advantage, keep)
+        advantage, kept, used = self._advantage(mini, mini.valid), mini.valid, mini.valid
+        gradient = self._gradient(start, advantage, used)
         step = self._full_step(start, gradient)
         if self.slots.may_drop:
             # The trial step is the full one, and nothing is moved for it: no line search, no undoing.
             stats = self._loss.gathered(self._loss.own_stats(self.parameters + step, own), sizes)
             kept = self._loss.mask(stats, advantage, mini, {"max_kl": step.new_tensor(max_kl)})
-            keep = keep_all_if_empty(kept, mini.valid)
+            used = keep_all_if_empty(kept, mini.valid)
             if self.config.mask_value:
-                advantage = self._advantage(mini, keep)
-            gradient = self._gradient(start, advantage, keep)
+                advantage = self._advantage(mini, used)
+            gradient = self._gradient(start, advantage, used)
             step = self._full_step(start, gradient)
-        return self._search(start, mini, advantage, keep, step), gradient.norm(), kept
+        return self._search(start, mini, advantage, used, step), gradient.norm(), kept
 
     def _begin(self, own: Batch, sizes: list[int], max_kl: float) -> _Start:
         """One forward pass with gradients on, over all states."""

@@ -84,7 +84,8 @@ class RewardScaler(StatsModule):
         super().__init__(())
         self.gamma = gamma
         self.clip = clip
-        self.register_buffer("running", torch.zeros(num_envs))
+        # Not saved: episodes begin anew wherever training is gone on with.
+        self.register_buffer("running", torch.zeros(num_envs), persistent=False)
 
     def forward(self, reward: Tensor, done: Tensor, valid: Tensor, ranks: Ranks = ALONE) -> Tensor:
         """Count this rollout's rewards (T, N) and return them scaled; the input is left as it is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from pathlib import Path
 
 from rlkit_es.errors import CheckpointError, UserError
@@ -39,12 +40,12 @@ class CheckpointStore:
         """
         path = self._path(trainer.progress.env_steps)
         checkpoint = take_checkpoint(trainer)
-        if not trainer.ranks.first:
-            return path
-        write_checkpoint(path, checkpoint)
-        for step in self.steps()[: -self.keep]:
-            with contextlib.suppress(OSError):  # it costs room and no more
-                self._path(step).unlink()
+        if trainer.ranks.first:
+            write_checkpoint(path, checkpoint)
+            for step in self.steps()[: -self.keep]:
+                with contextlib.suppress(OSError):  # it costs room and no more
+                    self._path(step).unlink()
+        trainer.ranks.from_first(None)  # from here on it is there, for the callbacks of every rank
         return path
 
     def save_if_best(self, trainer: Trainer, mean_return: float) -> None:
@@ -121,7 +122,7 @@ def refuse_several(path: Path) -> None:
 
 
 def find_checkpoint(path: Path, which: str | int = "last") -> Checkpoint:
-    """A checkpoint from wherever a user may point to.
+    """A checkpoint from wherever a user may point to, with a warning where later ones are damaged.
 
     Args:
         path: a checkpoint file, a run directory or its directory of checkpoints.
@@ -144,5 +145,7 @@ def find_checkpoint(path: Path, which: str | int = "last") -> Checkpoint:
         return read_checkpoint(path)
     refuse_several(path)
     inside = path / CHECKPOINTS
-    found, _ = CheckpointStore(inside if inside.is_dir() else path, keep=1).load(which)
+    found, damaged = CheckpointStore(inside if inside.is_dir() else path, keep=1).load(which)
+    for reason in damaged:
+        warnings.warn(f"{reason}; taking the one before it", stacklevel=4)
     return found

@@ -148,6 +148,7 @@ def _smooth(values: Column, window: int) -> Column:
     """Mean over the last ``window`` values, of as many as there are at the beginning; NaN is skipped."""
     if not len(values):
         return values
+    window = min(window, len(values))
     padded = np.concatenate([np.full(window - 1, np.nan), values])
     windows = np.lib.stride_tricks.sliding_window_view(padded, window)
     finite = np.isfinite(windows)

@@ -25,10 +25,8 @@ from rlkit_es.training.config import Config
 from rlkit_es.training.episodes import Episode
 from rlkit_es.training.trainer import Trainer
 
-# Where a run lies and who else is told of it is not part of what it is.
-_NOT_KEPT = ("run_dir",)
+_NOT_KEPT = ("run_dir",)  # where a run lies is not part of what it is
 _ENVIRONMENT = ("env", "backend", "sticky_actions")
-_RUNNING = "reward_scaler.running"  # of each environment
 _OF_ANOTHER_RANK = re.compile(r"generator\.[a-z_]+\.rank([1-9][0-9]*)")
 
 
@@ -54,8 +52,6 @@ def take_checkpoint(trainer: Trainer) -> Checkpoint:
         if not value.isfinite().all():
             raise diverged(f"iteration {trainer.progress.iteration}: {name}")
     tensors = {**live, **_generators_of_all(trainer)}
-    if trainer.reward_scaler is not None:
-        tensors[_RUNNING] = trainer.ranks.gather(tensors[_RUNNING])
     config = dataclasses.asdict(trainer.config)
     return Checkpoint(
         tensors={
@@ -113,8 +109,8 @@ def restored(checkpoint: Checkpoint, config: Config, ranks: Ranks | None = None)
     Args:
         checkpoint: of `take_checkpoint`.
         config: its own (`config_of`), or one that asks for parameters of the same shapes. What scales
-            rewards begins anew where that is done otherwise, and so do the last episodes and the best
-            return where the environment is another.
+            rewards begins anew where that is done otherwise, what is random where the seed is another,
+            and the last episodes and the best return where the environment is.
         ranks: as of `Trainer`. They may be others than before: a rank that was not there draws from
             generators of its own, and what follows is not what it would have been, only as good.
 
@@ -130,10 +126,12 @@ def restored(checkpoint: Checkpoint, config: Config, ranks: Ranks | None = None)
     _copy(tensors, {**_live_tensors(trainer), **_generator_states(trainer)})
     state = checkpoint.state
     with malformed():
-        for name, generator in trainer.generators.items():
-            generator.set_state(require_mersenne_twister(tensors[f"generator.{name}"]))
-        trainer.progress = read_progress(state["progress"])
         saved = state["config"]
+        for name, generator in trainer.generators.items():
+            drawn_from = require_mersenne_twister(tensors[f"generator.{name}"])
+            if saved.get("seed") == config.seed:
+                generator.set_state(drawn_from)
+        trainer.progress = read_progress(state["progress"])
         same_environment = all(saved.get(name) == getattr(config, name) for name in _ENVIRONMENT)
         if same_environment:
             trainer.episodes.recent.extend(
@@ -186,8 +184,6 @@ def _own_tensors(checkpoint: Checkpoint, trainer: Trainer) -> dict[str, Tensor]:
     if rank := trainer.ranks.rank:
         for name, state in _generator_states(trainer).items():
             tensors[name] = held.get(f"{name}.rank{rank}", state)
-    if _RUNNING in tensors:
-        tensors[_RUNNING] = trainer.ranks.own(tensors[_RUNNING])
     return _with_scaler_of(trainer, tensors, checkpoint.state["config"])
 
 
@@ -195,12 +191,10 @@ def _with_scaler_of(
     trainer: Trainer, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]
 ) -> dict[str, Tensor]:
     """Rewards are scaled from anew where the settings do it otherwise than those that were ``saved``."""
-    own = _scaler_tensors(trainer)
-    if saved["normalize_rewards"] != trainer.config.normalize_rewards:
-        return {k: v for k, v in tensors.items() if not k.startswith("reward_scaler.")} | own
-    if own and saved["num_envs"] != trainer.config.num_envs:
-        return {**tensors, _RUNNING: own[_RUNNING]}
-    return dict(tensors)
+    if saved["normalize_rewards"] == trainer.config.normalize_rewards:
+        return dict(tensors)
+    others = {k: v for k, v in tensors.items() if not k.startswith("reward_scaler.")}
+    return others | _scaler_tensors(trainer)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

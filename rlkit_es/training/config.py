@@ -206,7 +206,8 @@ class Config(UpdateConfig):
         ):
             raise UserError(f"hidden_sizes must be positive whole numbers, got {self.hidden_sizes!r}")
         self._check_pictures()
-        usual = recipe.defaults.get("minibatch_size", UpdateConfig.minibatch_size)
+        defaults = {**recipe.defaults, **env_defaults(self.env, recipe.step)}
+        usual = defaults.get("minibatch_size", UpdateConfig.minibatch_size)
         if self.batch_size < self.minibatch_size == usual:
             object.__setattr__(self, "minibatch_size", self.batch_size)  # few environments ask for no more
         if self.minibatch_size > self.batch_size:

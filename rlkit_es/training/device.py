@@ -7,6 +7,8 @@ import torch
 from rlkit_es.errors import UserError, first_line
 from rlkit_es.ranks import ALONE, Ranks
 
+_KINDS = ("cpu", "cuda", "mps")
+
 
 def resolve_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     """The device of that name; ``auto`` is the CPU, the faster one for small networks.
@@ -26,10 +28,11 @@ def resolve_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         raise UserError(f"device {name} is one GPU, and each rank needs its own: use --device cuda")
     try:
         device = torch.device(name)
-    except RuntimeError as error:  # whose message lists everything that torch may be built for
-        raise UserError(
-            f"device {name!r} cannot be used here: use --device cpu, or cuda, cuda:1 or mps"
-        ) from error
+        known = device.type in _KINDS
+    except RuntimeError:  # whose message lists everything that torch may be built for
+        known = False
+    if not known:
+        raise UserError(f"device {name!r} cannot be used here: use --device cpu, or cuda, cuda:1 or mps")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -6,11 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from rlkit_es.errors import UserError
-from rlkit_es.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from rlkit_es.training.trainer import Trainer
 
 # Copies of a policy's parameters that an update holds: moments, gradient, what is new of each, stacked.
 _COPIES_OF_PARAMETERS = 16

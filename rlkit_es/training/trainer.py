@@ -25,6 +25,7 @@ from rlkit_es.training.environments import make_envs, require_spaces, spaces_of
 from rlkit_es.training.episodes import EpisodeTracker
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.joining import current_ranks
+from rlkit_es.training.memory import memory_errors_said
 from rlkit_es.training.policy import make_policy
 from rlkit_es.training.progress import Progress, crosses
 from rlkit_es.training.rollout import RolloutCollector
@@ -54,7 +55,8 @@ class Trainer:
             that this process is of. Every rank makes a trainer, and does with it what the others do.
 
     Raises:
-        UserError: the environment, the device or the backend cannot be used, or the ranks do not agree.
+        UserError: the environment, the device or the backend cannot be used, the networks do not fit into
+            memory, or the ranks do not agree.
     """
 
     def __init__(self, config: Config, spaces: Spaces | None = None, ranks: Ranks | None = None) -> None:
@@ -67,7 +69,8 @@ class Trainer:
         self.seeds = derive_seeds(config.seed, self.ranks.rank)
         self.envs: list[VectorEnv] = [] if spaces is not None else make_envs(self.share)
         self.spaces = spaces or spaces_of(self.envs[0])
-        self.policy = make_policy(config, self.spaces, self.seeds.networks).to(self.device)
+        with memory_errors_said():
+            self.policy = make_policy(config, self.spaces, self.seeds.networks).to(self.device)
         self.reward_scaler = (
             RewardScaler(self.share.num_envs, config.gamma, config.reward_clip).to(self.device)
             if config.normalize_rewards
@@ -77,14 +80,15 @@ class Trainer:
             "minibatches": torch.Generator().manual_seed(self.seeds.minibatches),
             "action_noise": torch.Generator().manual_seed(self.seeds.action_noise),
         }
-        self.learner = make_learner(
-            config.algo,
-            self.policy,
-            self.share,
-            self.generators["minibatches"],
-            watch_stop=self.device.type == "cpu",
-            ranks=self.ranks,
-        )
+        with memory_errors_said():
+            self.learner = make_learner(
+                config.algo,
+                self.policy,
+                self.share,
+                self.generators["minibatches"],
+                watch_stop=self.device.type == "cpu",
+                ranks=self.ranks,
+            )
         self.episodes = EpisodeTracker(self.share.num_envs)
         self.metrics: dict[str, float] = {}
         self.stop_reason: str | None = None
@@ -204,9 +208,7 @@ class Trainer:
                 logger.log(metrics)
             for callback in hooks.callbacks:
                 callback.on_iteration(self, metrics)
-            if hooks.callbacks:
-                reasons = self.ranks.everyones(self.stop_reason)
-                self.stop_reason = next((reason for reason in reasons if reason is not None), None)
+            self._agree_on_stop(hooks)
             if self.finished or crosses(before, progress.env_steps, config.segment_steps):
                 return
 
@@ -272,6 +274,13 @@ class Trainer:
         path = hooks.store.save(self)
         for callback in hooks.callbacks:
             callback.on_checkpoint(self, path)
+        self._agree_on_stop(hooks)
+
+    def _agree_on_stop(self, hooks: Hooks) -> None:
+        """If a callback asked one rank to stop, all do."""
+        if hooks.callbacks:
+            reasons = self.ranks.everyones(self.stop_reason)
+            self.stop_reason = next((reason for reason in reasons if reason is not None), None)
 
     def _loggers(self, hooks: Hooks) -> Sequence[Logger]:
         return hooks.loggers if self.ranks.first else ()

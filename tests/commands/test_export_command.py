@@ -87,6 +87,7 @@ def test_which_checkpoint_and_where_may_be_chosen(pendulum: Path, capfd: pytest.
         ("{run} --format onnx --output no/such/policy.onnx", "cannot write no/such/policy.onnx"),
         ("{run} --format torchscript --output directory.pt", "cannot write directory.pt"),
         ("{model} --format torchscript --output {model}", "would replace the model itself"),
+        ("policy.pt --format torchscript", "--output policy.pt would replace the model itself"),
         ("{damaged} --format torchscript", "is damaged"),
     ],
 )
@@ -97,11 +98,12 @@ def test_bad_input_is_one_error_line_and_exit_code_2(
     damaged, model = Path("damaged"), small_runs.checkpoints(cartpole)[-1]
     damaged.write_bytes(model.read_bytes())
     small_runs.damage(damaged)
+    Path("policy.pt").write_bytes(model.read_bytes())
     given = arguments.format(run=cartpole, model=model, damaged=damaged)
     before = model.read_bytes()
     assert message in small_runs.the_error(f"export {given}", capsys)
     assert model.read_bytes() == before
-    assert sorted(path.name for path in Path().iterdir()) == ["damaged", "directory.pt"]
+    assert sorted(path.name for path in Path().iterdir()) == ["damaged", "directory.pt", "policy.pt"]
 
 
 def test_what_is_missing_is_said_in_one_line(

@@ -231,6 +231,11 @@ def test_mujocos_infinity_is_no_bound() -> None:
     assert action_spec(Box(-9e9, 9e9, (1,), np.float64)).bounded
 
 
+def test_an_action_without_numbers_is_refused() -> None:
+    with pytest.raises(UserError, match="is not supported"):
+        action_spec(Box(-1, 1, (0,)))
+
+
 def test_action_spec_of_discrete() -> None:
     spec = action_spec(Discrete(4, start=2))
     assert (spec.size, spec.start, spec.discrete, spec.bounded) == (4, 2, True, False)

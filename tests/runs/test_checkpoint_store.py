@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rlkit_es.errors import CheckpointError, NonFiniteError, UserError
+from rlkit_es.ranks import Ranks
 from rlkit_es.runs.checkpoint_file import read_checkpoint
 from rlkit_es.runs.checkpoint_store import CHECKPOINTS, CheckpointStore, find_checkpoint
 from rlkit_es.training.checkpoint import Checkpoint, config_of, restored, take_checkpoint
@@ -55,6 +56,20 @@ def assert_same(a: Checkpoint, b: Checkpoint) -> None:
 
 def names(store: CheckpointStore) -> set[str]:
     return {path.name for path in store.directory.iterdir()}
+
+
+def test_a_rank_that_does_not_write_waits_for_the_one_that_does(store: CheckpointStore) -> None:
+    class Second(Ranks):
+        rank = 1
+
+        def from_first(self, thing: Any) -> Any:
+            (store.directory / "step-000000000000.safetensors").touch()
+            return thing
+
+    trainer = Trainer(Config.for_algorithm("ppo", env="CartPole-v1", backend="gymnasium", **SMALL))
+    trainer.ranks = Second()
+    assert store.save(trainer).exists()
+    trainer.close()
 
 
 def test_what_is_saved_is_loaded(store: CheckpointStore, trainer: Trainer) -> None:

@@ -128,8 +128,7 @@ def test_two_ranks_train_and_the_first_alone_writes(whole: Path) -> None:
     assert 40 < steps[0] <= 64  # of all environments
     assert json.loads((whole / "config.json").read_text())["world_size"] == 2
     names = read_checkpoint(max((whole / "checkpoints").glob("step-*"))).tensors
-    assert {"generator.action_noise", "generator.action_noise.rank1"} <= set(names)
-    assert names["reward_scaler.running"].shape == (4,)
+    assert {"generator.action_noise", "generator.action_noise.rank1", "reward_scaler.mean"} <= set(names)
 
 
 def test_a_run_of_two_ranks_can_be_evaluated_and_gone_on_with_by_one(

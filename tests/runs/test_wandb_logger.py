@@ -85,6 +85,15 @@ def test_without_a_run_directory_it_is_not_begun(service: Service) -> None:
     assert len(service.begun) == begun
 
 
+def test_a_file_does_not_say_who_is_told_of_what_is_trained_from_it(service: Service) -> None:
+    path = PPO("Pendulum-v1", **QUICK, wandb="theirs", run_dir="run").learn(64).save("model")
+    begun = len(service.begun)
+    rlkit_es.load(path, run_dir="mine").learn(64)
+    assert len(service.begun) == begun
+    rlkit_es.load(path, run_dir="told", wandb="mine").learn(64)
+    assert [one["project"] for one in service.begun[begun:]] == ["mine"]
+
+
 def test_its_absence_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"^wandb is not installed: pip install 'rlkit_es\[wandb\]'"):

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from rlkit_es import PPO, Callback, Evaluation, Logger, UserError
+from rlkit_es.ranks import Ranks
 from rlkit_es.runs.checkpoint_file import read_checkpoint
+from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.experiment import History
 from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
@@ -93,6 +95,30 @@ def test_a_stop_request_makes_the_iteration_the_last_one(capsys: pytest.CaptureF
     assert Path("run/evaluation.json").exists()
     agent.learn(64)
     assert agent.env_steps == 256
+
+
+class Others(Ranks):
+    """Another rank may have asked to stop."""
+
+    asked: str | None = None
+
+    def everyones(self, thing: Any) -> list[Any]:
+        return [thing, self.asked] if thing is None else [thing]
+
+
+@pytest.mark.parametrize("moment", ["on_iteration", "on_checkpoint"])
+def test_all_ranks_stop_where_one_is_asked_to(moment: str, tmp_path: Path) -> None:
+    ranks, callback = Others(), Callback()
+
+    def ask(trainer: Trainer, _: Any) -> None:
+        if trainer.progress.env_steps == 128:
+            ranks.asked = "enough"
+
+    setattr(callback, moment, ask)
+    config = Config.for_algorithm("ppo", env="Pendulum-v1", **QUICK, checkpoint_every=128)
+    trainer = Trainer(config, ranks=ranks)
+    trainer.train(6400, Hooks(callbacks=[callback], store=CheckpointStore(tmp_path, keep=1)))
+    assert (trainer.progress.env_steps, trainer.stop_reason) == (128, "enough")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -124,6 +125,18 @@ def test_training_goes_on_bitwise_as_if_it_had_not_been_interrupted(algo: str, e
     assert {"policy.actor.network.weight_0", "policy.critic.network.weight_0", "generator.minibatches"} <= {
         *moved
     }
+
+
+def test_the_rate_that_is_reported_is_the_one_applied() -> None:
+    adaptive = make("ppo_adaptive", "Pendulum-v1")
+    adaptive.train(96)
+    assert adaptive.metrics["learning_rate"] != adaptive.config.learning_rate
+    config = dataclasses.replace(adaptive.config, learning_rate_schedule="constant")
+    constant = restored(take_checkpoint(adaptive), config)
+    constant.train(32)
+    assert constant.metrics["learning_rate"] == config.learning_rate
+    adaptive.close()
+    constant.close()
 
 
 @pytest.mark.parametrize(

@@ -318,11 +318,17 @@ def test_a_non_finite_environment_names_the_iteration_and_itself() -> None:
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "no such device"])
+@pytest.mark.parametrize("device", ["cuda:99", "no such device", "meta", "xla"])
 def test_an_unusable_device_is_refused_with_the_way_out(device: str) -> None:
     with pytest.raises(UserError, match=r"device .*--device cpu") as refused:
         Trainer(small(device=device))
     assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300
+
+
+def test_networks_that_do_not_fit_into_memory_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"does not fit into memory: lower .*hidden_sizes$"):
+        Trainer(small(hidden_sizes=(1_000_000, 1_000_000)))
 
 
 def test_auto_is_the_cpu() -> None:
