@@ -30,12 +30,14 @@ class GymnasiumVectorEnv:
 
     Args:
         env: any ``gymnasium.vector.VectorEnv`` whose metadata names its autoreset mode.
+        first: number of its first environment, where it is one of several groups.
 
     Raises:
         UserError: the mode is not named, or a space is not supported.
     """
 
-    def __init__(self, env: gym.vector.VectorEnv) -> None:
+    def __init__(self, env: gym.vector.VectorEnv, first: int = 0) -> None:
+        self._first = first
         mode = env.metadata.get("autoreset_mode")
         if mode not in set(AutoresetMode):
             raise UserError(
@@ -56,7 +58,7 @@ class GymnasiumVectorEnv:
 
     def reset(self, seeds: Sequence[int]) -> Tensor:
         """Begin anew with a seed for each environment."""
-        with _answering(self.env):
+        with _answering(self.env, self._first):
             observation, _ = self.env.reset(seed=list(seeds))  # type: ignore[arg-type]  # its subclasses take a list
         self._ended = torch.zeros(self.num_envs, dtype=torch.bool)
         return self._tensor(observation)
@@ -65,7 +67,7 @@ class GymnasiumVectorEnv:
         """Begin a step; only environments in processes of their own get to work before `recv`."""
         self._sent = action.numpy().astype(self._action_dtype, copy=False)
         if isinstance(self.env, gym.vector.AsyncVectorEnv):
-            with _answering(self.env):
+            with _answering(self.env, self._first):
                 self.env.step_async(self._sent)
 
     def recv(self) -> Step:
@@ -75,7 +77,7 @@ class GymnasiumVectorEnv:
             UserError: one failed.
         """
         if isinstance(self.env, gym.vector.AsyncVectorEnv):
-            with _answering(self.env):
+            with _answering(self.env, self._first):
                 observation, reward, terminated, truncated, info = self.env.step_wait()
         else:
             observation, reward, terminated, truncated, info = self.env.step(self._sent)
@@ -127,18 +129,17 @@ class GymnasiumVectorEnv:
         return final
 
 
-def make_gymnasium(env_id: str, num_envs: int, *, asynchronous: bool) -> GymnasiumVectorEnv:
-    """``num_envs`` environments of a registered id, in this process or one process each."""
+def make_gymnasium(env_id: str, num_envs: int, *, asynchronous: bool, first: int = 0) -> GymnasiumVectorEnv:
+    """``num_envs`` environments of a registered id, numbered from ``first``, in this process or one each."""
     # Processes of their own import what an id says, and know of nothing else that was registered in this one.
     known: Any = gym.registry.get(env_id, env_id) if asynchronous else env_id
     make: Callable[[], gym.Env[Any, Any]] = partial(gym.make, known)
     makers: list[Callable[[], gym.Env[Any, Any]]] = [
-        partial(SupervisedEnv, make, number, os.getpid()) for number in range(num_envs)
+        partial(SupervisedEnv, make, first + number, os.getpid()) for number in range(num_envs)
     ]
     if asynchronous:
-        return GymnasiumVectorEnv(
-            gym.vector.AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
-        )
+        together = gym.vector.AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
+        return GymnasiumVectorEnv(together, first)
     return GymnasiumVectorEnv(gym.vector.SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP))
 
 
@@ -154,8 +155,8 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _answering(env: gym.vector.VectorEnv) -> Iterator[None]:
-    """Say which process has died, where one has."""
+def _answering(env: gym.vector.VectorEnv, first: int) -> Iterator[None]:
+    """Say which process has died, where one has; environments are numbered from ``first``."""
     try:
         with _quiet():
             yield
@@ -163,6 +164,6 @@ def _answering(env: gym.vector.VectorEnv) -> Iterator[None]:
         processes = env.processes if isinstance(env, gym.vector.AsyncVectorEnv) else []
         for process in processes:
             process.join(timeout=0.1)
-        codes = {number: process.exitcode for number, process in enumerate(processes)}
+        codes = {number: process.exitcode for number, process in enumerate(processes, first)}
         dead = [f"{number} (exit code {code})" for number, code in codes.items() if code is not None]
         raise UserError(f"environment processes have died: {', '.join(dead) or 'unknown'}") from error

@@ -106,7 +106,10 @@ def make_vector_envs(
     sizes = [len(range(group, num_envs, groups)) for group in range(groups)]
     threads = max(1, (threads or usable_cores()) // groups)
     try:
-        return [_make(env_id, size, chosen, threads, atari or AtariSettings()) for size in sizes]
+        return [
+            _make(env_id, size, sum(sizes[:group]), chosen, threads, atari or AtariSettings())
+            for group, size in enumerate(sizes)
+        ]
     except UserError:
         raise
     except Exception as error:  # whatever the environment does when it is made
@@ -118,7 +121,10 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _make(env_id: str, size: int, backend: Backend, threads: int, atari: AtariSettings) -> VectorEnv:
+def _make(
+    env_id: str, size: int, first: int, backend: Backend, threads: int, atari: AtariSettings
+) -> VectorEnv:
+    """Environments number ``first`` to ``first + size - 1`` of all groups."""
     if backend == "ale":
         return AleVectorEnv(env_id, size, threads, **atari._asdict())
     if backend == "envpool":
@@ -129,7 +135,7 @@ def _make(env_id: str, size: int, backend: Backend, threads: int, atari: AtariSe
         return EnvPoolVectorEnv(
             envpool_id(env_id), size, threads, settings=settings, episodic_life=atari.episodic_life
         )
-    return make_gymnasium(env_id, size, asynchronous=backend == "gymnasium-async")
+    return make_gymnasium(env_id, size, asynchronous=backend == "gymnasium-async", first=first)
 
 
 def _refuse_other_names(env_id: str) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+import torch
 import toy_envs  # noqa: F401  # registers its ids
 
+from rlkit_es.envs.gymnasium_backend import GymnasiumVectorEnv, make_gymnasium
 from rlkit_es.envs.registry import choose_backend, make_vector_envs, usable_cores
 from rlkit_es.errors import UserError
 
@@ -179,3 +181,21 @@ def test_cores_are_those_that_a_scheduler_gave(monkeypatch: pytest.MonkeyPatch) 
     assert usable_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     assert usable_cores() == os.cpu_count()
+
+
+def test_environments_are_numbered_over_all_groups() -> None:
+    groups = make_vector_envs("ToyWalk-v0", 2, backend="gymnasium-async", groups=2)
+    for number, group in enumerate(groups):
+        assert isinstance(group, GymnasiumVectorEnv)
+        group.env.processes[0].kill()
+        with pytest.raises(UserError, match=rf"processes have died: {number} \(exit code -9\)"):
+            group.reset([0])
+        group.close()
+
+
+def test_what_an_environment_raises_has_its_number() -> None:
+    envs = make_gymnasium("ToyWalk-v0", 2, asynchronous=False, first=4)
+    envs.reset([0, 1])
+    envs.send(torch.tensor([[0.0], [2.0]]))  # out of bounds
+    with pytest.raises(UserError, match=r"^environment 5 raised AssertionError"):
+        envs.recv()
