@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rlkit_es.core.masks import kl_below, ratio_within
 from rlkit_es.learners.minibatch_loss import Minibatch
-from rlkit_es.learners.natural_step import NaturalStep
+from rlkit_es.learners.natural_learner import NaturalLearner
 from rlkit_es.training.config import Config
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch, PolicyStats
@@ -64,7 +64,7 @@ def measure(env: str, seed: int, updates: int) -> dict[str, dict[str, float]]:
     trainer = Trainer(config)
     trainer.learner.compile()
     learner = trainer.learner
-    assert isinstance(learner, NaturalStep)
+    assert isinstance(learner, NaturalLearner)
     generator = torch.Generator().manual_seed(seed)
     samples: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     step_policy = learner._step_policy
@@ -85,7 +85,7 @@ def measure(env: str, seed: int, updates: int) -> dict[str, dict[str, float]]:
 
 
 def compare(
-    learner: NaturalStep, batch: Batch, max_kl: float, generator: torch.Generator
+    learner: NaturalLearner, batch: Batch, max_kl: float, generator: torch.Generator
 ) -> dict[str, dict[str, float]]:
     """Of each mask at TRPO's full step on ``batch``: what is kept of samples, direction and gain."""
     everything = batch.valid

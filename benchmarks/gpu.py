@@ -23,7 +23,7 @@ from grids.tables import compared_rates, table
 from machine import describe_machine, git_revision, one_line
 
 from rlkit_es import UserError
-from rlkit_es.learners.adam_step import AdamStep
+from rlkit_es.learners.adam_learner import AdamLearner
 from rlkit_es.learners.loops import CompiledLoop, Loop, PythonLoop, RecordedLoop, Step
 from rlkit_es.learners.recipes import fill_slots, find_recipe
 from rlkit_es.learners.recording import recorder
@@ -136,17 +136,17 @@ def describe_devices(device: torch.device) -> dict[str, str]:
     return {**gpu, **describe_machine()}
 
 
-def _learner(algo: str, trainer: Trainer, size: int, make: Callable[[Step], Loop]) -> AdamStep:
+def _learner(algo: str, trainer: Trainer, size: int, make: Callable[[Step], Loop]) -> AdamLearner:
     policy = make_policy(trainer.config, trainer.spaces, seed=0).to(trainer.device)
     once = {"num_envs": size, "minibatch_size": size, "epochs": 1, "critic_epochs": 1}
     config = Config.for_algorithm(algo, env=trainer.config.env, recompute_advantages=False, **once)
     slots = fill_slots(find_recipe(algo), config)
-    learner = AdamStep(policy, slots, config, torch.Generator().manual_seed(0), watch_stop=False)
+    learner = AdamLearner(policy, slots, config, torch.Generator().manual_seed(0), watch_stop=False)
     learner.loop_by(make)
     return learner
 
 
-def _steps_per_second(learner: AdamStep, batch: Batch, device: torch.device) -> float:
+def _steps_per_second(learner: AdamLearner, batch: Batch, device: torch.device) -> float:
     _wait_for(device)
     begun = time.perf_counter()
     learner.update(batch, learner.config.learning_rate)

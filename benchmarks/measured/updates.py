@@ -10,7 +10,7 @@ from workers import Turn
 
 from measured import Effort
 from measured.plain_ppo import PlainActorCritic, PlainBatch, PlainPPO
-from rlkit_es.learners.adam_step import AdamStep
+from rlkit_es.learners.adam_learner import AdamLearner
 from rlkit_es.learners.recipes import fill_slots, find_recipe
 from rlkit_es.training.config import Config
 from rlkit_es.training.policy import make_policy
@@ -36,12 +36,12 @@ def plain(turn: Turn, effort: Effort) -> None:
 
 
 def ours(turn: Turn, effort: Effort, *, compile_update: bool) -> None:
-    """Microseconds a minibatch of `AdamStep`, eager or compiled."""
+    """Microseconds a minibatch of `AdamLearner`, eager or compiled."""
     torch.manual_seed(0)
     passes = {"minibatch_size": _MINIBATCH, "epochs": _EPOCHS, "critic_epochs": _EPOCHS}
     config = Config.for_algorithm("ppo", **passes, recompute_advantages=False, hidden_sizes=(64, 64))
     policy = make_policy(config, Spaces(ObservationSpec((_OBSERVATION_SIZE,)), _ACTION), seed=0)
-    step = AdamStep(policy, fill_slots(find_recipe("ppo"), config), config, torch.Generator())
+    step = AdamLearner(policy, fill_slots(find_recipe("ppo"), config), config, torch.Generator())
     if compile_update:
         step.compile()
     observation = torch.randn(_SAMPLES, _OBSERVATION_SIZE)

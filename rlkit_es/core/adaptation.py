@@ -11,7 +11,7 @@ _TOLERANCE = 2.0
 # At theta_old the KL is 0, or what rounding leaves of it, and says nothing of the rate.
 _NOTHING = 1e-6
 # A penalty that no ratio moves against: what more would only have to be unlearnt.
-_LARGEST_PENALTY = 1e3
+LARGEST_PENALTY = 1e3
 
 
 def adapt_to_kl(rate: Tensor, kl: Tensor, max_kl: float, *, lowest: float, highest: float) -> Tensor:
@@ -42,4 +42,4 @@ def dual_ascent(penalty: Tensor, constraint: Tensor, limit: float, rate: float) 
         limit: of c.
         rate: step size.
     """
-    return (penalty + rate * (constraint - limit)).clamp(min=0, max=_LARGEST_PENALTY)
+    return (penalty + rate * (constraint - limit)).clamp(min=0, max=LARGEST_PENALTY)

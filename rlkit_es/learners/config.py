@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rlkit_es.core.adaptation import LARGEST_PENALTY
 from rlkit_es.errors import check_choices, check_counts, check_name, check_range, check_types
 from rlkit_es.learners.slots import SLOTS, names
 
@@ -157,7 +158,8 @@ class UpdateConfig:
         check_range(self, "learning_rate", "adam_epsilon", above=0, high=1)
         check_range(self, "max_grad_norm", "dropout_threshold", "dropout_rate", above=0)
         check_range(self, "deviation_threshold", "max_kl", "constraint_limit", above=0)
-        check_range(self, "dual_learning_rate", "initial_penalty", "cg_damping", low=0, high=1e6)
+        check_range(self, "dual_learning_rate", "cg_damping", low=0, high=1e6)
+        check_range(self, "initial_penalty", low=0, high=LARGEST_PENALTY)
         check_range(self, "line_search_shrink", above=0, high=0.99)
         check_range(self, "fisher_fraction", above=0, high=1)
         check_range(self, "clip_range", above=0, high=0.99)

@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rlkit_es.learners.adam_step import AdamStep
+from rlkit_es.learners.adam_learner import AdamLearner
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.estimates import Estimator
-from rlkit_es.learners.natural_step import NaturalStep
+from rlkit_es.learners.natural_learner import NaturalLearner
 from rlkit_es.learners.recipes import fill_slots, find_recipe
 from rlkit_es.learners.requests import Requests
 from rlkit_es.models.actor_critic import ActorCritic
@@ -64,13 +64,13 @@ def make_learner(
         policy: its parameters move to flat vectors that the learner owns.
         config: the hyperparameters.
         generator: a CPU generator for the order of the samples.
-        watch_stop: as of `AdamStep`.
-        ranks: as of `AdamStep`.
+        watch_stop: as of `AdamLearner`.
+        ranks: as of `AdamLearner`.
 
     Raises:
         UserError: there is no such recipe, or a setting cannot apply to it.
     """
     slots = fill_slots(find_recipe(algo), config)
     if slots.step == "natural":
-        return NaturalStep(policy, slots, config, generator, ranks)
-    return AdamStep(policy, slots, config, generator, watch_stop=watch_stop, ranks=ranks)
+        return NaturalLearner(policy, slots, config, generator, ranks)
+    return AdamLearner(policy, slots, config, generator, watch_stop=watch_stop, ranks=ranks)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from recordings import as_a_gpu_would
 
-from rlkit_es.learners.adam_step import AdamStep
+from rlkit_es.learners.adam_learner import AdamLearner
 
 SMALL = ["--device", "cpu", "--sizes", "8", "16", "--update-env", "CartPole-v1", "--rounds", "1"]
 
@@ -17,7 +17,7 @@ def test_every_way_is_measured_at_every_size(
     monkeypatch.setattr(gpu, "_MOST_STEPS", 3)
     monkeypatch.setattr(gpu, "recorder", lambda device: as_a_gpu_would)
     monkeypatch.setattr(torch, "compile", lambda step, dynamic: step)
-    monkeypatch.setattr(AdamStep, "compile", lambda self, required: None)
+    monkeypatch.setattr(AdamLearner, "compile", lambda self, required: None)
     training = ["--envs", "CartPole-v1", "--num-envs", "8", "--iterations", "1"]
     output = tmp_path / "gpu.json"
     assert gpu.main([*SMALL, "--algos", "espo", *training, "--output", str(output)]) == 0

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rlkit_es.core.adaptation import adapt_to_kl, dual_ascent
+from rlkit_es.core.adaptation import LARGEST_PENALTY, adapt_to_kl, dual_ascent
 
 MAX_KL = 0.01
 BOUNDS = {"lowest": 1e-5, "highest": 1e-2}
@@ -95,3 +95,9 @@ def test_ascent_finds_the_multiplier() -> None:
     for _ in range(300):
         penalty = dual_ascent(penalty, 1 - penalty, 0.25, 0.1)
     assert penalty.item() == pytest.approx(0.75)
+
+
+def test_a_penalty_has_an_end() -> None:
+    steep, large = torch.tensor(1e9), torch.tensor(LARGEST_PENALTY - 0.1)
+    assert dual_ascent(large, steep, limit=0.1, rate=1.0) == LARGEST_PENALTY
+    assert dual_ascent(torch.tensor(LARGEST_PENALTY), steep, limit=0.1, rate=0.0) == LARGEST_PENALTY

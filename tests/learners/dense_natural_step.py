@@ -1,4 +1,4 @@
-"""The natural step once more, with the whole Fisher matrix: what NaturalStep must agree with."""
+"""The natural step once more, with the whole Fisher matrix: what NaturalLearner must agree with."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The update once more, written plainly with autograd and torch.optim: what AdamStep must agree with."""
+"""The update once more, written plainly with autograd and torch.optim: what AdamLearner must agree with."""
 
 import copy
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ class PlainUpdate:
         return self.algo in ("espo", "sd_espo")
 
     def _minibatches(self, batch: Batch) -> Iterator[tuple[int, Batch]]:
-        """AdamStep's order: one seed drawn for each update, one shuffle for each epoch."""
+        """AdamLearner's order: one seed drawn for each update, one shuffle for each epoch."""
         seed = int(torch.randint(2**62, (), generator=self.generator))
         generator = torch.Generator().manual_seed(seed)
         for epoch in range(max(self.config.epochs, self.config.critic_epochs or 0)):

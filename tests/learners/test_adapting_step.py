@@ -20,7 +20,7 @@ from update_examples import (
     updated,
 )
 
-from rlkit_es.learners.adam_step import AdamStep
+from rlkit_es.learners.adam_learner import AdamLearner
 from rlkit_es.learners.compilation import missing_compiler
 from rlkit_es.learners.diagnostics import policy_shift
 from rlkit_es.models.actor_critic import ActorCritic
@@ -28,7 +28,7 @@ from rlkit_es.models.actor_critic import ActorCritic
 FAST = {"learning_rate": 3e-3}
 
 
-def assert_equal(one: AdamStep, other: AdamStep) -> None:
+def assert_equal(one: AdamLearner, other: AdamLearner) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.state, other.state, strict=True))
 
 
@@ -237,7 +237,7 @@ def small_policy() -> ActorCritic:
     return make_policy(hidden=(8,))
 
 
-def updated_twice(one: AdamStep, other: AdamStep, updates: int = 4) -> list[dict[str, float]]:
+def updated_twice(one: AdamLearner, other: AdamLearner, updates: int = 4) -> list[dict[str, float]]:
     """Both learners update with the same batches; their metrics agree."""
     seen = []
     for i in range(updates):

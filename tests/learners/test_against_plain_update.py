@@ -1,4 +1,4 @@
-"""AdamStep against an independent implementation: autograd, torch.optim.Adam, clip_grad_norm_."""
+"""AdamLearner against an independent implementation: autograd, torch.optim.Adam, clip_grad_norm_."""
 
 import copy
 
@@ -46,7 +46,7 @@ CASES = [
 def learn_both_ways(
     algo: str, changes: dict, policy: ActorCritic, updates: int = 4
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Parameters before, after AdamStep, and after the plain update; the batches are the same."""
+    """Parameters before, after AdamLearner, and after the plain update; the batches are the same."""
     config, before = make_config_for(algo, **changes), parameters_of(policy)
     plain = PlainUpdate(algo, copy.deepcopy(policy), config)
     learner = make_learner(algo, config, policy)

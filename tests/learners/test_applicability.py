@@ -140,7 +140,8 @@ def test_what_applies_is_accepted(algo: str, changes: dict[str, Any]) -> None:
 def test_the_learner_of_a_recipe_carries_out_its_kind_of_step(algo: str) -> None:
     policy, config = make_policy(), make_config_for(algo)
     learner = make_learner(algo, policy, config, torch.Generator(), watch_stop=False)
-    assert type(learner).__name__ == {"adam": "AdamStep", "natural": "NaturalStep"}[find_recipe(algo).step]
+    kind = {"adam": "AdamLearner", "natural": "NaturalLearner"}[find_recipe(algo).step]
+    assert type(learner).__name__ == kind
 
 
 def test_an_unknown_recipe_has_no_learner() -> None:

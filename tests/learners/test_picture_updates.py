@@ -22,7 +22,7 @@ from update_examples import (
 
 from rlkit_es.errors import UserError
 from rlkit_es.learners.adam import AdamState, Parts, adam, fused_adam, init_state
-from rlkit_es.learners.adam_step import AdamStep
+from rlkit_es.learners.adam_learner import AdamLearner
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
 from rlkit_es.learners.learner import make_learner as make_any_learner
@@ -100,7 +100,7 @@ def updated(
     *,
     watch_stop: bool = True,
     **changes: Any,
-) -> tuple[AdamStep, dict[str, float]]:
+) -> tuple[AdamLearner, dict[str, float]]:
     """A fresh learner after one update, and the update's metrics."""
     policy = make_policy() if policy is None else policy
     batch = make_batch(policy) if batch is None else batch
@@ -109,7 +109,7 @@ def updated(
     return learner, learner.update(batch, config.learning_rate)
 
 
-def parts(learner: AdamStep) -> tuple[list[Tensor], list[Tensor]]:
+def parts(learner: AdamLearner) -> tuple[list[Tensor], list[Tensor]]:
     """What the policy is made of, moments and count included, and what the critic is."""
     size = learner._step.actor.size
     policy = [vector[:size] for vector in learner.state[:3]] + [learner.state.steps[:1]]
@@ -198,7 +198,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 def learn_both_ways(
     algo: str, changes: dict[str, Any], policy: ActorCritic, updates: int = 2
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Parameters before, after AdamStep, and after the plain update; the batches are the same."""
+    """Parameters before, after AdamLearner, and after the plain update; the batches are the same."""
     config = make_config_for(algo, **settings_for(**changes))
     plain, before = PlainUpdate(algo, copy.deepcopy(policy), config), parameters_of(policy)
     learner = make_learner(algo, config, policy)

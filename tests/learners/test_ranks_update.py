@@ -6,7 +6,7 @@ import pytest
 import torch
 from rank_examples import CASES, Case, Outcome, batch_of, by_two, dealt_as_by_two, normalized, outcome
 
-from rlkit_es.learners import adam_step, critic_fit
+from rlkit_es.learners import adam_learner, critic_fit
 
 Both = list[dict[str, Any]]
 
@@ -24,7 +24,7 @@ def of(both: Both, case: object) -> list[Outcome]:
 def test_two_ranks_make_the_updates_of_one_process_with_the_same_data(
     both: Both, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (adam_step, critic_fit):
+    for module in (adam_learner, critic_fit):
         monkeypatch.setattr(module, "shuffled", dealt_as_by_two)
     alone, (first, second) = outcome(case), of(both, case)
     assert torch.equal(first.parameters, second.parameters)  # to the bit, or they would drift apart

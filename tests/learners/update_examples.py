@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from rlkit_es.learners.adam_step import AdamStep
+from rlkit_es.learners.adam_learner import AdamLearner
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.estimates import Estimates, Estimator
 from rlkit_es.learners.learner import make_learner as make_any_learner
-from rlkit_es.learners.natural_step import NaturalStep
+from rlkit_es.learners.natural_learner import NaturalLearner
 from rlkit_es.learners.recipes import RECIPES, fill_slots, find_recipe
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import ActionSpec, Batch, ObservationSpec
@@ -91,11 +91,11 @@ def make_batch(policy: ActorCritic, seed: int = 0, size: int = BATCH_SIZE, valid
 
 def make_learner(
     algo: str, config: UpdateConfig, policy: ActorCritic | None = None, seed: int = 0, **kwargs: Any
-) -> AdamStep:
+) -> AdamLearner:
     """A learner for a fresh policy, or for the given one."""
     policy = make_policy() if policy is None else policy
     generator = torch.Generator().manual_seed(seed)
-    return AdamStep(policy, fill_slots(find_recipe(algo), config), config, generator, **kwargs)
+    return AdamLearner(policy, fill_slots(find_recipe(algo), config), config, generator, **kwargs)
 
 
 def updated(
@@ -105,7 +105,7 @@ def updated(
     action: ActionSpec = BOX,
     remaining: float = 1.0,
     **kwargs: Any,
-) -> tuple[AdamStep, dict[str, float]]:
+) -> tuple[AdamLearner, dict[str, float]]:
     """A fresh learner after one update, and the update's metrics."""
     policy = make_policy(action)
     batch = make_batch(policy) if batch is None else batch
@@ -115,11 +115,11 @@ def updated(
 
 def make_natural_learner(
     algo: str, config: UpdateConfig, policy: ActorCritic | None = None, seed: int = 0
-) -> NaturalStep:
+) -> NaturalLearner:
     """`make_learner` for a natural step."""
     policy = make_policy() if policy is None else policy
     generator = torch.Generator().manual_seed(seed)
-    return NaturalStep(policy, fill_slots(find_recipe(algo), config), config, generator)
+    return NaturalLearner(policy, fill_slots(find_recipe(algo), config), config, generator)
 
 
 def parameters_after(algo: str, config: UpdateConfig, remaining: float = 1.0) -> torch.Tensor:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
@@ -75,6 +76,17 @@ def test_one_step_advantage_at_a_truncation_and_at_a_termination(mode: Autoreset
     cut = found[rollout.terminated]
     torch.testing.assert_close(cut, torch.zeros_like(cut), rtol=0, atol=1e-5)
     assert (final_value[rollout.truncated].abs() > 1e-2).any()
+
+
+def test_the_explained_variance_is_that_of_the_critic_as_it_was() -> None:
+    policy = walk_policy(noisy=True)
+    rollout = collector([walks(AutoresetMode.NEXT_STEP)], 40).collect(policy)
+    prepared = prepare_batch(rollout, policy, None, gamma=GAMMA, gae_lambda=GAE_LAMBDA)
+    with torch.no_grad():
+        value = policy.critic(policy.normalize(rollout.observation)).flatten()
+    target, valid = prepared.batch.value_target, prepared.batch.valid
+    expected = 1 - np.var((target - value)[valid].numpy()) / np.var(target[valid].numpy())
+    assert prepared.explained_variance == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", AutoresetMode)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from toy_envs import Badge, badge_episode
 
-from rlkit_es.envs.vector_env import env_seeds
+from rlkit_es.envs.registry import AtariSettings, make_vector_envs
+from rlkit_es.envs.vector_env import VectorEnv, env_seeds
+from rlkit_es.training import evaluate
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.seeds import derive_seeds
@@ -86,6 +89,43 @@ def test_environments_get_distinct_seeds_that_training_did_not_use() -> None:
     assert len(set(training)) == 4
     assert len(set(evaluation)) == 16
     assert not set(training) & set(evaluation)
+
+
+def test_every_segment_has_environments_of_its_own() -> None:
+    Badge.seeds_seen.clear()
+    trainer = trainer_for("ToyBadge-v0", seed=3, checkpoint_every=64)
+    trainer.train(192)
+    trainer.close()
+    expected = [seed for segment in range(3) for seed in env_seeds(trainer.seeds.envs, 4, segment)]
+    assert Badge.seeds_seen == expected
+    assert len(set(expected)) == 12
+
+
+def test_what_chooses_the_best_policy_does_not_judge_it() -> None:
+    Badge.seeds_seen.clear()
+    trainer = trainer_for("ToyBadge-v0", seed=3, eval_every=64, eval_episodes=8)
+    trainer.train(64)
+    periodic = Badge.seeds_seen[4:]
+    trainer.evaluate(8)
+    final = Badge.seeds_seen[4 + len(periodic) :]
+    trainer.close()
+    assert len(set(periodic)) == len(set(final)) == 8
+    assert not set(periodic) & set(final)
+
+
+def test_games_are_judged_whole_and_as_they_were_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def make(env_id: str, num_envs: int, **settings: Any) -> list[VectorEnv]:
+        asked.append(settings["atari"])
+        return make_vector_envs("ToyBadge-v0", num_envs, backend="gymnasium")
+
+    trainer = trainer_for("ToyBadge-v0")
+    monkeypatch.setattr(evaluate, "make_vector_envs", make)
+    config = Config.for_algorithm("ppo", env="ALE/Breakout-v5", sticky_actions=0.25, episodic_life=True)
+    evaluate_policy(trainer.policy, config, trainer.spaces, episodes=1)
+    trainer.close()
+    assert asked == [AtariSettings(sticky_actions=0.25, episodic_life=False)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 12345])

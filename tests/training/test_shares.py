@@ -18,6 +18,7 @@ from rlkit_es.training.device import resolve_device
 from rlkit_es.training.joining import Launch, _meet, join, launched
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.shares import cores, require_agreement, share_of
+from rlkit_es.training.trainer import Trainer
 
 
 class Several(Ranks):
@@ -76,6 +77,27 @@ def test_ranks_draw_for_themselves_what_is_not_everyones(seed: int) -> None:
     for name in of_ranks[0]._fields:
         different = len({getattr(seeds, name) for seeds in of_ranks})
         assert different == (4 if name in ("action_noise", "minibatches") else 1)
+
+
+def test_ranks_have_the_environments_that_one_process_would_have() -> None:
+    whole = Trainer(config())
+    seeds = [
+        seed
+        for rank in range(3)
+        for seed in Trainer(config(), spaces=whole.spaces, ranks=Several(3, rank))._env_seeds()
+    ]
+    assert seeds == whole._env_seeds()
+    assert len(set(seeds)) == 12
+    whole.close()
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    cpu = torch.device("cpu")
+    does, why = should_compile("auto", 10**9, cpu)
+    assert (does, "no-such-compiler" in why) == (False, True)
+    with pytest.raises(UserError, match=r"^compile is on, but no C\+\+ compiler was found .*; install g\+\+"):
+        should_compile("on", 10**9, cpu)
 
 
 def test_several_do_not_compile() -> None:

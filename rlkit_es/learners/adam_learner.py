@@ -1,4 +1,4 @@
-"""The Adam step: minibatch ascent on the recipe's surrogate, with the critic beside it."""
+"""Updates by Adam: minibatch ascent on the recipe's surrogate, with the critic beside it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.types import Batch
 
 
-class AdamStep:
+class AdamLearner:
     """Carries out one recipe's update on batch after batch.
 
     Args:

@@ -1,4 +1,4 @@
-"""The natural step: one step of the policy along its natural gradient, within a trust region.
+"""Updates by a natural step: one of the policy along its natural gradient, within a trust region.
 
 TRPO (Schulman et al., arXiv:1502.05477), and SD-TRPO (Lin et al., arXiv:2302.02299) with a mask.
 """
@@ -47,7 +47,7 @@ class _Start(NamedTuple):
     max_kl: float  # of this step
 
 
-class NaturalStep:
+class NaturalLearner:
     """Carries out one recipe's update on batch after batch.
 
     Args:
@@ -57,7 +57,7 @@ class NaturalStep:
         config: the hyperparameters.
         generator: a CPU generator for the order of the critic's samples and the states of the Fisher
             information.
-        ranks: that update together, as of `AdamStep`.
+        ranks: that update together, as of `AdamLearner`.
     """
 
     def __init__(

@@ -22,12 +22,13 @@ from update_examples import (
 )
 
 from rlkit_es.errors import CompilationError, NonFiniteError, UserError
-from rlkit_es.learners.adam_step import AdamStep
+from rlkit_es.learners.adam_learner import AdamLearner
 from rlkit_es.learners.compilation import missing_compiler
 from rlkit_es.learners.estimates import Estimates
 from rlkit_es.learners.learner import make_learner as make_any_learner
 from rlkit_es.learners.requests import LoopCall
 from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.models.distributions import policy_stats
 from rlkit_es.types import Batch
 
 INF, NAN = math.inf, math.nan
@@ -39,7 +40,7 @@ def stale_batch(seed: int = 0, distance_seed: int = 5) -> Batch:
     return make_batch(make_policy(seed=distance_seed), seed)
 
 
-def assert_finite(learner: AdamStep, metrics: dict[str, float]) -> None:
+def assert_finite(learner: AdamLearner, metrics: dict[str, float]) -> None:
     assert all(x.isfinite().all() for x in learner.state)
     assert all(math.isfinite(x) for x in metrics.values())
 
@@ -230,15 +231,37 @@ def test_metrics_count_what_happened() -> None:
 
 def test_losses_of_a_single_step_are_those_before_it() -> None:
     policy = make_policy()
-    batch = make_batch(policy)
+    batch = make_batch(policy)._replace(advantage=torch.linspace(-1, 3, 200))
     kept = batch.valid
-    a = batch.advantage[kept]
-    a = (a - a.mean()) / a.std(correction=0)
-    value_loss = (policy.critic(batch.observation) - batch.value_target)[kept].square().mean().item()
-    learner = make_learner("espo", make_config(minibatch_size=200, epochs=1, critic_epochs=1), policy)
-    metrics = learner.update(batch, 1e-3)
-    assert metrics["policy_loss"] == pytest.approx(-float(a.mean()), abs=1e-6)
-    assert metrics["value_loss"] == pytest.approx(value_loss, rel=1e-5)
+    new = policy.actor(batch.observation)
+    ratio = policy_stats(policy.distribution, new, batch.behaviour, batch.action).ratio
+    value_loss = (policy.critic(batch.observation) - batch.value_target)[kept].square().mean()
+    policy_loss = -(ratio * batch.advantage)[kept].mean()
+    gradient = torch.autograd.grad(
+        policy_loss + 0.7 * value_loss, [*policy.actor.parameters(), *policy.critic.parameters()]
+    )
+    norm = torch.cat([part.flatten() for part in gradient]).norm()
+    once = {"minibatch_size": 200, "epochs": 1, "critic_epochs": 1, "value_coefficient": 0.7}
+    config = make_config(**once, advantage_normalization="none", max_grad_norm=0.01)
+    metrics = make_learner("espo", config, policy).update(batch, 1e-3)
+    assert metrics["policy_loss"] == pytest.approx(policy_loss.item(), rel=1e-5)
+    assert metrics["value_loss"] == pytest.approx(value_loss.item(), rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)  # before it is bounded
+
+
+def test_the_loss_of_the_critic_is_a_mean_over_its_own_steps() -> None:
+    policy = make_policy()
+    batch, critic = make_batch(policy), copy.deepcopy(policy.critic)
+    config = make_config(minibatch_size=200, epochs=1, critic_epochs=3, max_grad_norm=math.inf)
+    metrics = make_learner("ppo", config, policy).update(batch, 1e-2)
+    optimizer, losses = torch.optim.Adam(critic.parameters(), lr=1e-2, eps=config.adam_epsilon), []
+    for _ in range(3):
+        loss = (critic(batch.observation) - batch.value_target)[batch.valid].square().mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert metrics["value_loss"] == pytest.approx(sum(losses) / 3, rel=1e-4)
 
 
 # --- watch_stop ---

@@ -23,7 +23,7 @@ from rlkit_es.core.minibatches import shuffled_minibatches
 from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.compilation import missing_compiler
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.natural_step import NaturalStep
+from rlkit_es.learners.natural_learner import NaturalLearner
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import ActionSpec, Batch
 
@@ -37,7 +37,7 @@ MASKS = ["ratio_within", "ratio_below", "ratio_above", "ratio_log_symmetric", "k
 
 def updated(
     algo: str, batch: Batch | None = None, seed: int = 0, action: ActionSpec = BOX, **changes: Any
-) -> tuple[NaturalStep, dict[str, float]]:
+) -> tuple[NaturalLearner, dict[str, float]]:
     """A fresh learner after one update, and the update's metrics."""
     policy, config = make_policy(action), make_config_for(algo, **(QUICK | changes))
     batch = make_batch(policy) if batch is None else batch
@@ -45,15 +45,15 @@ def updated(
     return learner, learner.update(batch, config.learning_rate)
 
 
-def everything(learner: NaturalStep) -> list[Tensor]:
+def everything(learner: NaturalLearner) -> list[Tensor]:
     return [learner.parameters, *learner.critic.state]
 
 
-def assert_equal(one: NaturalStep, other: NaturalStep) -> None:
+def assert_equal(one: NaturalLearner, other: NaturalLearner) -> None:
     assert all(torch.equal(a, b) for a, b in zip(everything(one), everything(other), strict=True))
 
 
-def assert_finite(learner: NaturalStep, metrics: dict[str, float]) -> None:
+def assert_finite(learner: NaturalLearner, metrics: dict[str, float]) -> None:
     assert all(x.isfinite().all() for x in everything(learner))
     assert all(math.isfinite(x) for x in metrics.values())
 
