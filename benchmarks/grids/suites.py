@@ -231,7 +231,10 @@ SUITES: Mapping[str, Suite] = {
         settings=("--eval-every", "1000000"),
         pairs=_DROPOUT_PAIRS,
         title="Atari",
-        remark="Outside it: [Pong](environments.md#learning-pong) and [Breakout](environments.md#learning-breakout).",
+        remark=(
+            "Outside it: [Pong](environments.md#learning-pong) and "
+            "[Breakout](environments.md#learning-breakout)."
+        ),
     ),
     "reference": Suite(
         _REFERENCE,

@@ -88,7 +88,7 @@ class PlainUpdate:
 
     def _step(self, mini: Batch, policy_on: bool, critic_on: bool) -> None:
         keep = torch.ones_like(mini.valid)
-        if policy_on and self.algo in ("sd_ppo", "sd_espo"):
+        if policy_on and (self.algo in ("sd_ppo", "sd_espo") or self.config.mask == "ratio_within"):
             keep = self._mask_after_trial(mini) if self.config.mask_at == "trial" else self._mask(mini)
         if policy_on and self.config.learning_rate_schedule == "adaptive_kl":
             self._adapt_rate(mini)

@@ -21,6 +21,7 @@ from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import ActionSpec
 
 ESPO = {"learning_rate": 3e-3, "deviation_threshold": 0.12}
+MASKED = {"mask": "ratio_within", "dropout_threshold": 0.05}
 CASES = [
     ("ppo", {}),
     ("ppo", {"entropy_coefficient": 0.01, "value_coefficient": 1.3, "clip_range": 0.05}),
@@ -40,6 +41,10 @@ CASES = [
     ("sd_espo", ESPO | {"dropout_threshold": 0.1, "mask_value": True, "critic_epochs": 4}),
     ("espo", ESPO | {"deviation_threshold": 0.15, "deviation_threshold_schedule": "linear"}),
     ("espo", ESPO | {"log_std_learning_rate": 1e-2, "critic_learning_rate": 1e-3}),
+    # What is dropped from the surrogate stays in the entropy, in the constraint and in the measured KL.
+    ("sd_ppo", {"learning_rate": 3e-3, "entropy_coefficient": 0.05, **MASKED}),
+    ("r2vpo", {"learning_rate": 3e-3, "constraint_limit": 0.005, "dual_learning_rate": 2.0, **MASKED}),
+    ("ppo_adaptive", {"learning_rate": 3e-4, "max_kl": 0.004, **MASKED, "mask_at": "trial"}),
 ]
 
 
@@ -74,7 +79,7 @@ def learn_both_ways(
 
 @pytest.mark.parametrize(
     ("algo", "changes", "action"),
-    [(*case, BOX) for case in CASES] + [(*CASES[i], DISCRETE) for i in (1, 6, 9, 11, 12, 17)],
+    [(*case, BOX) for case in CASES] + [(*CASES[i], DISCRETE) for i in (1, 6, 9, 11, 12, 17, 18)],
 )
 def test_the_same_parameters_in_float64(algo: str, changes: dict, action: ActionSpec) -> None:
     before, ours, plain = learn_both_ways(algo, changes, make_policy(action).double())
