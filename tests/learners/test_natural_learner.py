@@ -375,6 +375,24 @@ def test_a_fraction_of_the_states_changes_the_step_and_the_seed_fixes_which() ->
     assert torch.equal(updated("trpo", seed=1)[0].parameters, whole.parameters)
 
 
+@ACTIONS
+def test_of_states_that_are_all_alike_any_fraction_is_enough(action: ActionSpec) -> None:
+    policy = make_policy(action)
+    batch = make_batch(policy)
+    observation = batch.observation[:1].expand_as(batch.observation).contiguous()
+    behaviour = policy.actor(observation).detach()
+    alike = batch._replace(observation=observation, behaviour=behaviour)
+    steps = []
+    for fraction in (0.05, 0.4, 1.0):
+        own = copy.deepcopy(policy)
+        config = make_config_for("trpo", **QUICK, fisher_fraction=fraction)
+        make_natural_learner("trpo", config, own).update(alike, config.learning_rate)
+        steps.append(actor_of(own) - actor_of(policy))
+    assert steps[0].norm() > 0
+    for step in steps[1:]:
+        assert (step - steps[0]).norm() < 1e-3 * steps[0].norm()
+
+
 @pytest.mark.parametrize("fraction", [1e-9, 0.01, 0.999])
 def test_any_fraction_takes_some_state(fraction: float) -> None:
     learner, metrics = updated("trpo", fisher_fraction=fraction)

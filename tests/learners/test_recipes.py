@@ -10,6 +10,7 @@ from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import RECIPES, Recipe, fill_slots, find_recipe
 from rlkit_es.learners.slots import CONSTRAINTS, MASKS, STOPS, SURROGATES
+from rlkit_es.training.config import Config
 from rlkit_es.types import PolicyStats
 
 TABLE = {
@@ -36,6 +37,33 @@ def example() -> tuple[PolicyStats, Tensor, Tensor]:
 def test_the_table() -> None:
     slots = {name: (r.surrogate, r.mask, r.stop, r.constraint, r.step) for name, r in RECIPES.items()}
     assert slots == TABLE
+
+
+def test_the_defaults_that_recipes_share() -> None:
+    config = Config(algo="ppo")
+    shared = {
+        "num_envs": 64,
+        "rollout_steps": 32,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "hidden_sizes": (64, 64),
+        "log_std_init": -0.75,
+        "minibatch_size": 256,
+        "epochs": 10,
+        "critic_epochs": 10,
+        "learning_rate": 3e-4,
+        "learning_rate_schedule": "linear",
+        "max_grad_norm": 0.5,
+        "value_coefficient": 0.5,
+        "entropy_coefficient": 0.0,
+        "clip_range": 0.2,
+        "dropout_threshold": 0.5,
+        "deviation_threshold": 0.25,
+        "constraint_limit": 0.1,
+        "dual_learning_rate": 0.1,
+        "initial_penalty": 1.0,
+    }
+    assert {name: getattr(config, name) for name in shared} == shared
 
 
 def test_the_defaults_in_which_recipes_differ() -> None:
