@@ -84,21 +84,27 @@ def require_room(trainer: Trainer, more: int, resident: int) -> None:
             )
 
 
+class NoRoomError(UserError):
+    """Memory ended."""
+
+
 @contextlib.contextmanager
 def memory_errors_said(seeds: int = 1) -> Iterator[None]:
-    """Where memory ends all the same.
+    """Where memory ends all the same; around another, the outer one says of how many seeds.
 
     Raises:
-        UserError: it did.
+        NoRoomError: it did.
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        ended = isinstance(error, MemoryError | torch.OutOfMemoryError) or "t allocate memory" in str(error)
-        if not ended:
+    except (MemoryError, RuntimeError, NoRoomError) as error:
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError | NoRoomError)
+        if not known and "t allocate memory" not in str(error):
             raise
         if seeds == 1:
-            raise UserError(
+            raise NoRoomError(
                 "this run does not fit into memory: lower num_envs, rollout_steps or hidden_sizes"
             ) from error
-        raise UserError(f"{seeds:,} seeds do not fit into memory: ask for fewer with --num-seeds") from error
+        raise NoRoomError(
+            f"{seeds:,} seeds do not fit into memory: ask for fewer with --num-seeds"
+        ) from error

@@ -18,6 +18,7 @@ from rlkit_es.runs.experiment import History
 from rlkit_es.training.callbacks import Callback, Hooks
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
+from rlkit_es.training.memory import memory_errors_said
 from rlkit_es.training.threads import threads
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch
@@ -328,6 +329,11 @@ def test_an_unusable_device_is_refused_with_the_way_out(device: str) -> None:
 
 def test_networks_that_do_not_fit_into_memory_are_refused_in_one_line() -> None:
     with pytest.raises(UserError, match=r"does not fit into memory: lower .*hidden_sizes$"):
+        Trainer(small(hidden_sizes=(1_000_000, 1_000_000)))
+
+
+def test_of_several_seeds_it_is_said_that_several_do_not_fit() -> None:
+    with pytest.raises(UserError, match=r"^3 seeds do not fit into memory"), memory_errors_said(3):
         Trainer(small(hidden_sizes=(1_000_000, 1_000_000)))
 
 
