@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from rlkit_es.errors import CheckpointError, UserError
-from rlkit_es.runs.checkpoint_file import write_checkpoint
-from rlkit_es.runs.checkpoint_store import find_checkpoint
+from rlkit_es.runs.checkpoint_store import find_checkpoint, save_checkpoint
 from rlkit_es.runs.experiment import run
 from rlkit_es.runs.files import writing
 from rlkit_es.training.callbacks import Callback, Logger, check_hooks
@@ -118,10 +117,7 @@ class Algorithm:
             raise UserError(f"a file cannot be named {str(path)!r}")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint = take_checkpoint(self._trainer)
-        if self._trainer.ranks.first:
-            write_checkpoint(path, checkpoint)
-        self._trainer.ranks.from_first(None)  # from here on it is there, for whoever loads it
+        save_checkpoint(self._trainer, path)
         return path
 
     def learn(

@@ -37,7 +37,6 @@ class GymnasiumVectorEnv:
     """
 
     def __init__(self, env: gym.vector.VectorEnv, first: int = 0) -> None:
-        self._first = first
         mode = env.metadata.get("autoreset_mode")
         if mode not in set(AutoresetMode):
             raise UserError(
@@ -47,6 +46,7 @@ class GymnasiumVectorEnv:
         self.mode = AutoresetMode(mode)
         self.env = env
         self.num_envs = env.num_envs
+        self._first = first
         self.device = torch.device("cpu")
         self.observation = observation_spec(env.single_observation_space)
         self._dtype = np.uint8 if self.observation.pixels else np.float32
@@ -58,7 +58,7 @@ class GymnasiumVectorEnv:
 
     def reset(self, seeds: Sequence[int]) -> Tensor:
         """Begin anew with a seed for each environment."""
-        with _answering(self.env, self._first):
+        with self._answering():
             observation, _ = self.env.reset(seed=list(seeds))  # type: ignore[arg-type]  # its subclasses take a list
         self._ended = torch.zeros(self.num_envs, dtype=torch.bool)
         return self._tensor(observation)
@@ -67,7 +67,7 @@ class GymnasiumVectorEnv:
         """Begin a step; only environments in processes of their own get to work before `recv`."""
         self._sent = action.numpy().astype(self._action_dtype, copy=False)
         if isinstance(self.env, gym.vector.AsyncVectorEnv):
-            with _answering(self.env, self._first):
+            with self._answering():
                 self.env.step_async(self._sent)
 
     def recv(self) -> Step:
@@ -77,7 +77,7 @@ class GymnasiumVectorEnv:
             UserError: one failed.
         """
         if isinstance(self.env, gym.vector.AsyncVectorEnv):
-            with _answering(self.env, self._first):
+            with self._answering():
                 observation, reward, terminated, truncated, info = self.env.step_wait()
         else:
             observation, reward, terminated, truncated, info = self.env.step(self._sent)
@@ -117,6 +117,20 @@ class GymnasiumVectorEnv:
         for process in processes:
             process.kill()
 
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Say which process has died, where one has."""
+        try:
+            with _quiet():
+                yield
+        except (EOFError, ConnectionError) as error:
+            processes = self.env.processes if isinstance(self.env, gym.vector.AsyncVectorEnv) else []
+            for process in processes:
+                process.join(timeout=0.1)
+            codes = {number: process.exitcode for number, process in enumerate(processes, self._first)}
+            dead = [f"{number} (exit code {code})" for number, code in codes.items() if code is not None]
+            raise UserError(f"environment processes have died: {', '.join(dead) or 'unknown'}") from error
+
     def _tensor(self, observation: Any) -> Tensor:
         # One copy, which is also the conversion: the environment keeps its buffer.
         return torch.from_numpy(np.array(self._flatten(observation), dtype=self._dtype))
@@ -137,10 +151,11 @@ def make_gymnasium(env_id: str, num_envs: int, *, asynchronous: bool, first: int
     makers: list[Callable[[], gym.Env[Any, Any]]] = [
         partial(SupervisedEnv, make, first + number, os.getpid()) for number in range(num_envs)
     ]
+    mode = AutoresetMode.NEXT_STEP
     if asynchronous:
-        together = gym.vector.AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.NEXT_STEP)
-        return GymnasiumVectorEnv(together, first)
-    return GymnasiumVectorEnv(gym.vector.SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP))
+        apart = gym.vector.AsyncVectorEnv(makers, context="spawn", autoreset_mode=mode)
+        return GymnasiumVectorEnv(apart, first)
+    return GymnasiumVectorEnv(gym.vector.SyncVectorEnv(makers, autoreset_mode=mode), first)
 
 
 @contextlib.contextmanager
@@ -152,18 +167,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         gym.logger.min_level = level
-
-
-@contextlib.contextmanager
-def _answering(env: gym.vector.VectorEnv, first: int) -> Iterator[None]:
-    """Say which process has died, where one has; environments are numbered from ``first``."""
-    try:
-        with _quiet():
-            yield
-    except (EOFError, ConnectionError) as error:
-        processes = env.processes if isinstance(env, gym.vector.AsyncVectorEnv) else []
-        for process in processes:
-            process.join(timeout=0.1)
-        codes = {number: process.exitcode for number, process in enumerate(processes, first)}
-        dead = [f"{number} (exit code {code})" for number, code in codes.items() if code is not None]
-        raise UserError(f"environment processes have died: {', '.join(dead) or 'unknown'}") from error

@@ -85,10 +85,10 @@ class MinibatchLoss:
             everyones = self.gathered(stats)
         advantage = self.advantage(mini, mini.valid)
         if not self.slots.may_drop:
-            kept = mini.valid
-        elif kept is None:
-            kept = self.mask(everyones, advantage, mini, scheduled)
-        used = keep_all_if_empty(kept, mini.valid) if self.slots.may_drop else mini.valid
+            kept = used = mini.valid
+        else:
+            kept = self.mask(everyones, advantage, mini, scheduled) if kept is None else kept
+            used = keep_all_if_empty(kept, mini.valid)
         policy_on = going
         if stops_before:
             policy_on = going & ~self.slots.stop(everyones, mini.valid, scheduled)

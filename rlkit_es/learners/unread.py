@@ -12,7 +12,8 @@ from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import Recipe, find_recipe, slot_names
 from rlkit_es.learners.slots import SLOTS
 
-_READ_BY_ALL = ("dropout_threshold",)  # diagnostics of every recipe take it
+# Not `dropout_threshold`, which diagnostics of every recipe take.
+_NAMES = [field.name for field in dataclasses.fields(UpdateConfig) if field.name != "dropout_threshold"]
 
 
 def refuse_unread(algo: str, config: UpdateConfig, usual: Mapping[str, Any]) -> None:
@@ -38,21 +39,12 @@ def refuse_unread(algo: str, config: UpdateConfig, usual: Mapping[str, Any]) -> 
         raise UserError(
             f"stop_when has no effect on {algo}, which never stops: leave it out, or choose a --stop"
         )
-    for name in filter(given, _of_slots()):
-        if not _is_read(name, filled, recipe, config):
+    for name in filter(given, _NAMES):
+        readers = _readers(name)  # none: it is no hyperparameter of a slot
+        if readers and not _is_read(name, filled, recipe, config):
             slots = ", ".join(f"{slot} {value}" for slot, value in filled.items())
-            readers = " or ".join(_readers(name))
-            raise UserError(f"{name} has no effect on {algo} ({slots}): leave it out; it is for {readers}")
-
-
-def _of_slots() -> list[str]:
-    """Hyperparameters of functions that may or may not fill a slot."""
-    named = {name for slot, table in SLOTS.items() for value in table for name in _parameters(slot, value)}
-    return [
-        field.name
-        for field in dataclasses.fields(UpdateConfig)
-        if field.name in named and field.name not in _READ_BY_ALL
-    ]
+            said = " or ".join(readers)
+            raise UserError(f"{name} has no effect on {algo} ({slots}): leave it out; it is for {said}")
 
 
 def _is_read(name: str, filled: Mapping[str, str], recipe: Recipe, config: UpdateConfig) -> bool:

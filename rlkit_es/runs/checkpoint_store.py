@@ -17,6 +17,19 @@ CHECKPOINTS = "checkpoints"  # in a run directory
 _SUFFIX = ".safetensors"
 
 
+def save_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Have the first rank write a checkpoint; to all that return it is there.
+
+    Raises:
+        UserError: it cannot be written.
+        NonFiniteError: a parameter is NaN or infinite.
+    """
+    checkpoint = take_checkpoint(trainer)
+    if trainer.ranks.first:
+        write_checkpoint(path, checkpoint)
+    trainer.ranks.from_first(None)
+
+
 class CheckpointStore:
     """``directory``/step-<env steps>.safetensors, and best.safetensors beside them.
 
@@ -39,13 +52,11 @@ class CheckpointStore:
             NonFiniteError: a parameter is NaN or infinite.
         """
         path = self._path(trainer.progress.env_steps)
-        checkpoint = take_checkpoint(trainer)
+        save_checkpoint(trainer, path)
         if trainer.ranks.first:
-            write_checkpoint(path, checkpoint)
             for step in self.steps()[: -self.keep]:
                 with contextlib.suppress(OSError):  # it costs room and no more
                     self._path(step).unlink()
-        trainer.ranks.from_first(None)  # from here on it is there, for the callbacks of every rank
         return path
 
     def save_if_best(self, trainer: Trainer, mean_return: float) -> None:
@@ -59,9 +70,7 @@ class CheckpointStore:
         """
         if mean_return > trainer.progress.best_return:
             trainer.progress.best_return = mean_return
-            checkpoint = take_checkpoint(trainer)
-            if trainer.ranks.first:
-                write_checkpoint(self._best, checkpoint)
+            save_checkpoint(trainer, self._best)
 
     def steps(self) -> list[int]:
         """Environment steps of the ones that are there, in order."""

@@ -13,7 +13,7 @@ import numpy as np
 from rlkit_es.envs.ids import LONGEST_GAME, is_atari
 from rlkit_es.errors import UserError, check_counts, check_name, check_range, check_types
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.learners.recipes import fill_slots, find_recipe
+from rlkit_es.learners.recipes import Recipe, fill_slots, find_recipe
 from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import NETWORKS
 from rlkit_es.training.defaults import env_defaults
@@ -206,8 +206,7 @@ class Config(UpdateConfig):
         ):
             raise UserError(f"hidden_sizes must be positive whole numbers, got {self.hidden_sizes!r}")
         self._check_pictures()
-        defaults = {**recipe.defaults, **env_defaults(self.env, recipe.step)}
-        usual = defaults.get("minibatch_size", UpdateConfig.minibatch_size)
+        usual = _defaults(recipe, self.env).get("minibatch_size", UpdateConfig.minibatch_size)
         if self.batch_size < self.minibatch_size == usual:
             object.__setattr__(self, "minibatch_size", self.batch_size)  # few environments ask for no more
         if self.minibatch_size > self.batch_size:
@@ -259,11 +258,15 @@ class Config(UpdateConfig):
         recipe = find_recipe(algo)
         overrides = as_settings(overrides)
         published = {} if preset is None else preset_settings(preset, algo)
-        kind = env_defaults(str(overrides.get("env", cls.env)), recipe.step)
-        usual = {"algo": algo, **recipe.defaults, **kind, **published}
+        usual = {"algo": algo, **_defaults(recipe, str(overrides.get("env", cls.env))), **published}
         config = cls(**{**usual, **overrides})
         refuse_idle(config, usual)
         return config
+
+
+def _defaults(recipe: Recipe, env_id: str) -> dict[str, Any]:
+    """In what ``recipe`` differs from the fields' own defaults on environments like that."""
+    return {**recipe.defaults, **env_defaults(env_id, recipe.step)}
 
 
 def as_settings(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +9,11 @@ import pytest
 import torch
 import toy_envs  # noqa: F401  # registers its ids
 from plain_update import PlainUpdate
+from torch.nn.utils import parameters_to_vector
 
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.training.config import Config
+from rlkit_es.training.policy import make_policy
 from rlkit_es.training.rollout import RolloutCollector
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch, Rollout
@@ -113,10 +114,7 @@ def rollouts(monkeypatch: pytest.MonkeyPatch) -> list[Rollout]:
 
 def test_iterations_are_what_is_written_out(rollouts: list[Rollout]) -> None:
     trainer = Trainer(CONFIG)
-    twin = copy.deepcopy(trainer.policy)
-    for parameter in twin.parameters():
-        parameter.data = parameter.data.clone()
-        parameter.requires_grad_(True)
+    twin = make_policy(CONFIG, trainer.spaces, trainer.seeds.networks)
     plain = PlainUpdate("ppo", twin, CONFIG, seed=trainer.seeds.minibatches)
     running, seen, done = np.zeros(CONFIG.num_envs), Seen([], []), 0
     trainer.train(STEPS)
@@ -127,7 +125,7 @@ def test_iterations_are_what_is_written_out(rollouts: list[Rollout]) -> None:
         done += int(rollout.valid.sum())
     for part in ("actor", "critic"):
         ours, theirs = (
-            torch.cat([p.detach().flatten() for p in getattr(policy, part).parameters()])
+            parameters_to_vector(getattr(policy, part).parameters()).detach()
             for policy in (trainer.policy, twin)
         )
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
