@@ -43,6 +43,10 @@ class Ranks:
         """``x`` summed over ranks, which overwrites it."""
         return x
 
+    def differentiable_sum(self, x: Tensor) -> Tensor:
+        """``x`` summed over ranks, of which gradients are followed; each rank's loss is a share of all."""
+        return x
+
     def gather(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
         """The rows of all ranks, in their order.
 
@@ -94,6 +98,10 @@ class Group(Ranks):
             dist.all_reduce(x)
         return x
 
+    def differentiable_sum(self, x: Tensor) -> Tensor:
+        total: Tensor = _Sum.apply(x, self)  # type: ignore[no-untyped-call]
+        return total
+
     def gather(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
         x = x.detach()
         if sizes is not None:
@@ -131,6 +139,20 @@ class Group(Ranks):
             dist.broadcast(whole, src=0)
         if whole is not x:
             x.copy_(whole)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; what each loss says of it is summed over them too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.sum(x.detach().clone())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return ctx.ranks.sum(gradient.clone()), None
 
 
 @contextlib.contextmanager

@@ -145,6 +145,7 @@ _PPO_CHOICES = {
     "with_log_std_-0.5": "--log-std-init -0.5",
     "with_log_std_-1": "--log-std-init -1",
     "with_log_std_-1.4": "--log-std-init -1.4",
+    "with_common_gradient_0": "--common-gradient 0",
     **{f"with_{name}": settings for name, settings in _NOISE_BY_ACTIONS.items()},
 }
 _TRPO_CHOICES = {
@@ -176,6 +177,7 @@ _ESPO_CHOICES = {
     "large_minibatches": _LARGE_MINIBATCHES,
     "threshold_0.1": "--deviation-threshold 0.1",
     "as_ppo": _AS_PPO,
+    "common_gradient_0": "--common-gradient 0",
 }
 _SD_ESPO_CHOICES = {
     "critic_3e-4": _espo_before(),
@@ -185,6 +187,7 @@ _SD_ESPO_CHOICES = {
     "log_std_-0.5": "--log-std-init -0.5",
     "log_std_-1.4": "--log-std-init -1.4",
     "dropout_0.5": "--dropout-threshold 0.5",
+    "common_gradient_0": "--common-gradient 0",
     "large_minibatches": _LARGE_MINIBATCHES,
 }
 # The claim of each paper, by its own protocol.

@@ -46,12 +46,11 @@ def _own_defaults() -> str:
     lines = ["## Whose defaults differ", "", "| for | defaults of its own |", "|---|---|"]
     lines += [f"| `--algo {name}` | {_listed(r.defaults)} |" for name, r in RECIPES.items() if r.defaults]
     for kind, example in _KINDS.items():
-        adam, natural = env_defaults(example, "adam"), env_defaults(example, "natural")
-        if adam == natural:
-            lines.append(f"| `--env` {kind} | {_listed(adam)} |")
-        else:
-            lines.append(f"| `--env` {kind}, recipes that step by Adam | {_listed(adam)} |")
-            lines.append(f"| `--env` {kind}, natural steps | {_listed(natural)} |")
+        alike: dict[str, list[str]] = {}
+        for name, recipe in RECIPES.items():
+            alike.setdefault(_listed(env_defaults(example, recipe)), []).append(name)
+        for settings, names in alike.items():
+            lines.append(f"| `--env` {kind}, `--algo` {', '.join(names)} | {settings} |")
     return "\n".join(lines)
 
 

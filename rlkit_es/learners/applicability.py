@@ -11,7 +11,7 @@ from rlkit_es.learners.config import UpdateConfig
 # Fields that only one kind of step reads.
 _ONLY_ADAM = (
     *("epochs", "stop_when", "entropy_coefficient", "deviation_threshold_schedule"),
-    *("log_std_learning_rate", "recompute_advantages"),
+    *("log_std_learning_rate", "recompute_advantages", "common_gradient"),
 )
 _ONLY_NATURAL = (
     *("max_kl_schedule", "cg_iterations", "cg_damping", "line_search_steps", "line_search_shrink"),

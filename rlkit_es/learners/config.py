@@ -47,6 +47,12 @@ class UpdateConfig:
     """linear: to 0 at the end of training, better for a final score. constant: for open-ended runs.
     adaptive_kl: up and down by 1.5 to keep each minibatch's KL near `max_kl`, as in rsl_rl."""
 
+    common_gradient: float = 1.0
+    """How much counts of what all samples of a minibatch have in common, in the gradient by the policy
+    network's outputs. 1: all of it. Features of pictures are much the same in all states, so that a step is
+    mostly one that makes an action more likely everywhere, and an early stop ends it there. 0: only what
+    tells states apart is learned, and nothing that is good in all of them alike."""
+
     adam_epsilon: float = 1e-5
     """Adam's epsilon. 1e-5 is usual in on-policy learning; larger damps steps of rare gradients."""
 
@@ -162,6 +168,7 @@ class UpdateConfig:
         check_range(self, "initial_penalty", low=0, high=LARGEST_PENALTY)
         check_range(self, "line_search_shrink", above=0, high=0.99)
         check_range(self, "fisher_fraction", above=0, high=1)
+        check_range(self, "common_gradient", low=0, high=1)
         check_range(self, "clip_range", above=0, high=0.99)
         check_range(self, "value_coefficient", "entropy_coefficient", low=0, high=1e6)
         if self.critic_epochs is not None:

@@ -42,6 +42,6 @@ class FlatModule:
         pieces = torch.split(flat, self.sizes)
         return {n: p.view(s) for n, p, s in zip(self.names, pieces, self.shapes, strict=True)}
 
-    def __call__(self, flat: Tensor, *inputs: Tensor) -> Any:
+    def __call__(self, flat: Tensor, *inputs: Any) -> Any:
         """The module's output with ``flat`` (size,) for its parameters."""
         return torch.func.functional_call(self.module, self.unflatten(flat), inputs)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rlkit_es.core.centering import scale_common_gradient
 from rlkit_es.core.losses import masked_mean, normalize
 from rlkit_es.core.masks import keep_all_if_empty
 from rlkit_es.learners.config import UpdateConfig
@@ -77,7 +78,8 @@ class MinibatchLoss:
         """
         policy, critic = torch.split(parameters, [self.actor.size, self.critic.size])
         own = mini.own
-        new, critic_input = self.actor(policy, own.observation)
+        through = self._less_in_common(mini) if self.config.common_gradient < 1 else None
+        new, critic_input = self.actor(policy, own.observation, through)
         stats = policy_stats(self.distribution, new, own.behaviour, own.action)
         everyones = stats
         stops_before = self.slots.may_stop and self.config.stop_when == "before"
@@ -150,6 +152,11 @@ class MinibatchLoss:
         if self.ranks.size == 1:
             return stats
         return PolicyStats(*self.ranks.gather(torch.stack(stats, 1), sizes).unbind(1))
+
+    def _less_in_common(self, mini: Minibatch) -> Callable[[Tensor], Tensor]:
+        """For the network's outputs (M, D): what the samples of all ranks have in common counts less."""
+        scale, count, total = self.config.common_gradient, mini.valid.sum(), self.ranks.differentiable_sum
+        return lambda outputs: scale_common_gradient(outputs, mini.own.valid, scale, count, total)
 
     def _mean(self, x: Tensor, keep: Tensor) -> Tensor:
         """() this rank's share of the mean over what ``keep`` (S,) holds; ``x`` (M,) are its own values."""

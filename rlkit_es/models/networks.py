@@ -154,13 +154,17 @@ class WithFeatures(nn.Module):
         self.actor = actor
         self.shared = shared
 
-    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised observations (M, ...) to parameters (M, D), and the critic's input."""
-        if not self.shared:
-            return self.actor(observation), observation
+    def forward(
+        self, observation: Tensor, through: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised observations (M, ...) to parameters (M, D), and the critic's input.
+
+        ``through`` is a function that what the network gives is passed through before it makes parameters.
+        """
         encoded: Any = self.actor.network
-        features = encoded.encoder(observation)
-        return self.actor.parameters_of(encoded.network(features)), features
+        seen = encoded.encoder(observation) if self.shared else observation
+        outputs = (encoded.network if self.shared else encoded)(seen)
+        return self.actor.parameters_of(outputs if through is None else through(outputs)), seen
 
 
 class Critic(nn.Module):

@@ -266,7 +266,7 @@ class Config(UpdateConfig):
 
 def _defaults(recipe: Recipe, env_id: str) -> dict[str, Any]:
     """In what ``recipe`` differs from the fields' own defaults on environments like that."""
-    return {**recipe.defaults, **env_defaults(env_id, recipe.step)}
+    return {**recipe.defaults, **env_defaults(env_id, recipe)}
 
 
 def as_settings(given: Mapping[str, Any]) -> dict[str, Any]:

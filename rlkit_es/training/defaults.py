@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from rlkit_es.envs.ids import is_atari, is_dm_control
+from rlkit_es.learners.recipes import Recipe
 
 Settings = Mapping[str, Any]
 
@@ -39,6 +40,8 @@ _ATARI_ADAM: Settings = {
     "deviation_threshold": 0.1,
     "entropy_coefficient": 0.01,
 }
+# Without it ESPO hardly learned Breakout (docs/environments.md).
+_ATARI_STOPPING: Settings = {"common_gradient": 0.0}
 # One step for each batch: a larger one, and few states for the Fisher information.
 _ATARI_NATURAL: Settings = {
     "rollout_steps": 256,
@@ -52,10 +55,12 @@ _DM_CONTROL: Settings = {"log_std_init": 0.0}
 _DM_CONTROL_ADAM: Settings = {"learning_rate": 3e-4, **_ONE_RATE}
 
 
-def env_defaults(env_id: str, step: Literal["adam", "natural"]) -> Settings:
-    """The settings for environments like ``env_id``, for recipes with this kind of step."""
+def env_defaults(env_id: str, recipe: Recipe) -> Settings:
+    """The settings of ``recipe`` for environments like ``env_id``."""
+    adam = recipe.step == "adam"
     if is_atari(env_id):
-        return {**_ATARI, **(_ATARI_ADAM if step == "adam" else _ATARI_NATURAL)}
+        stopping = _ATARI_STOPPING if recipe.stop != "never" else {}
+        return {**_ATARI, **(_ATARI_ADAM if adam else _ATARI_NATURAL), **stopping}
     if is_dm_control(env_id):
-        return {**_DM_CONTROL, **(_DM_CONTROL_ADAM if step == "adam" else {})}
+        return {**_DM_CONTROL, **(_DM_CONTROL_ADAM if adam else {})}
     return {}

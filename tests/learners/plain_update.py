@@ -10,6 +10,7 @@ from torch import Tensor, distributions
 from rlkit_es.core.minibatches import shuffled_minibatches
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.models.networks import Encoded
 from rlkit_es.types import Batch
 
 
@@ -73,8 +74,23 @@ class PlainUpdate:
                     yield epoch, Batch(*(field[chosen[used]] for field in batch))
 
     def _log_ratio(self, mini: Batch) -> Tensor:
-        new = self.policy.actor(mini.observation)
+        new = self._parameters(mini.observation)
         return self._family(new).log_prob(mini.action) - self._family(mini.behaviour).log_prob(mini.action)
+
+    def _parameters(self, x: Tensor) -> Tensor:
+        """Of the action's distribution; its last layer hears less of what all inputs have in common."""
+        actor, common = self.policy.actor, self.config.common_gradient
+        if common == 1:
+            return actor(x)
+        network = actor.network
+        if isinstance(network, Encoded):
+            x, network = network.encoder(x), network.network
+        *hidden, (weight, bias) = zip(*[iter(network.parameters())] * 2, strict=True)
+        for hidden_weight, hidden_bias in hidden:
+            x = torch.tanh(x @ hidden_weight.T + hidden_bias)
+        mean = x.mean(0)
+        apart, alike = (x - mean) @ weight.T, mean @ weight.T + bias
+        return actor.parameters_of(apart + common * alike + (1 - common) * alike.detach())
 
     def _family(self, parameters: Tensor) -> distributions.Distribution:
         if self.policy.action.discrete:
@@ -123,7 +139,7 @@ class PlainUpdate:
             objective = torch.min(r * a, r.clamp(1 - config.clip_range, 1 + config.clip_range) * a)
         if self.algo == "spo":
             objective = r * a - a.abs() * (r - 1) ** 2 / (2 * config.clip_range)
-        entropy = self._family(self.policy.actor(mini.observation)).entropy().mean()
+        entropy = self._family(self._parameters(mini.observation)).entropy().mean()
         loss = -objective[keep].mean() - config.entropy_coefficient * entropy
         if self.algo == "r2vpo":
             loss = loss + penalty * self._ratio_variance(mini)

@@ -21,6 +21,7 @@ ONLY_ADAM: dict[str, Any] = {
     "entropy_coefficient": 0.01,
     "log_std_learning_rate": 1e-3,
     "recompute_advantages": True,
+    "common_gradient": 0.1,
     SCHEDULE: "linear",
 }
 ONLY_NATURAL: dict[str, Any] = {

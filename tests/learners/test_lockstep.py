@@ -108,15 +108,22 @@ def test_seeds_stop_each_where_it_would_stop_alone(
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mask_at": "trial"}, {"mask_value": True}, {"advantage_normalization": "batch"}], ids=str
+    "changes",
+    [
+        {"mask_at": "trial"},
+        {"mask_value": True},
+        {"advantage_normalization": "batch"},
+        {"common_gradient": 0.1},
+    ],
+    ids=str,
 )
-def test_masks_of_each_kind(changes: dict[str, Any]) -> None:
+def test_minibatches_of_each_kind(changes: dict[str, Any]) -> None:
     require_equal_to_alone(*(seeds_of("sd_espo", **changes) for _ in range(2)))
 
 
 @pytest.mark.skipif(missing_compiler() is not None, reason="no C++ compiler")
 def test_compiled() -> None:
-    changes = {"critic_epochs": None, "epochs": 3, "deviation_threshold": 0.1}
+    changes = {"critic_epochs": None, "epochs": 3, "deviation_threshold": 0.1, "common_gradient": 0.1}
     require_equal_to_alone(seeds_of("espo", compiled=True, **changes), seeds_of("espo", **changes))
 
 

@@ -192,6 +192,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("sd_ppo", {"dropout_threshold": 0.05, "mask_value": True}),
     ("spo", {"clip_range": 0.05}),
     ("r2vpo", {"constraint_limit": 0.001, "dual_learning_rate": 2.0}),
+    ("espo", ESPO | {"common_gradient": 0.1, "deviation_threshold": 0.02}),
 ]
 
 
@@ -213,7 +214,7 @@ def learn_both_ways(
 
 @pytest.mark.parametrize(
     ("algo", "changes", "shared"),
-    [*((*case, True) for case in CASES), *((*CASES[i], False) for i in (1, 5, 10))],
+    [*((*case, True) for case in CASES), *((*CASES[i], False) for i in (1, 5, 10, 13))],
 )
 def test_the_update_is_one_loss_through_a_shared_encoder(
     algo: str, changes: dict[str, Any], shared: bool
@@ -223,7 +224,7 @@ def test_the_update_is_one_loss_through_a_shared_encoder(
     assert (ours - before).norm() > 100 * (ours - plain).norm()
 
 
-@pytest.mark.parametrize(("algo", "changes"), [CASES[1], CASES[5]])
+@pytest.mark.parametrize(("algo", "changes"), [CASES[1], CASES[5], CASES[13]])
 def test_of_continuous_actions_too(algo: str, changes: dict[str, Any]) -> None:
     before, ours, plain = learn_both_ways(algo, changes, make_policy(BOX, hidden=(12,)))
     assert relative_difference(ours, plain) < 1e-5

@@ -29,6 +29,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"mask_at": "trial", "dropout_threshold": 0.02},
     {"deviation_statistic": "median", "deviation_threshold": 0.05},
     {"stop_when": "before", "deviation_threshold": 0.05},
+    {"common_gradient": 0.1},
 ]
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((algo, {}) for algo in ADAM),

@@ -38,6 +38,7 @@ MATTERS: list[tuple[str, Any, str, dict[str, Any]]] = [
     ("critic_epochs", 3, "ppo", {}),
     ("critic_epochs", None, "espo", STOPPING),
     ("recompute_advantages", True, "ppo", {}),
+    ("common_gradient", 0.1, "ppo", {}),
     ("learning_rate", 2e-3, "ppo", {}),
     ("critic_learning_rate", 2e-3, "ppo", {}),
     ("log_std_learning_rate", 2e-3, "ppo", {}),
@@ -157,6 +158,7 @@ FROM_ZERO = (
     "dual_learning_rate",
     "initial_penalty",
     "cg_damping",
+    "common_gradient",
 )
 
 
@@ -201,6 +203,7 @@ def test_bad_values_are_refused_in_one_line_that_names_the_field(name: str) -> N
         ("cg_damping", math.inf),
         ("line_search_shrink", 1.0),
         ("fisher_fraction", 1.001),
+        ("common_gradient", 1.001),
     ],
 )
 def test_values_that_are_too_large_are_refused(name: str, value: float) -> None:
@@ -235,6 +238,8 @@ def test_values_that_are_too_large_are_refused(name: str, value: float) -> None:
         ("line_search_steps", 1),
         ("line_search_shrink", 0.99),
         ("fisher_fraction", 1),
+        ("common_gradient", 0),
+        ("common_gradient", 1),
         ("fisher_fraction", 1e-9),
         ("constraint", None),
         ("constraint", "none"),

@@ -339,6 +339,7 @@ def held(config: Config, names: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("env", [PONG, "ALE/Breakout-v5", "ALE/MsPacman-v4"])
 def test_atari_has_defaults_of_its_own(algo: str, env: str) -> None:
     expected = {**EVERYWHERE_ON_ATARI, **BY_STEP[RECIPES[algo].step]}
+    expected["common_gradient"] = 0.0 if RECIPES[algo].stop == "ratio_deviation" else 1.0
     config = Config.for_algorithm(algo, env=env)
     assert held(config, expected) == expected
     assert config.shares_encoder == (RECIPES[algo].step == "adam")
@@ -349,7 +350,7 @@ def test_atari_has_defaults_of_its_own(algo: str, env: str) -> None:
 @every_recipe
 @pytest.mark.parametrize("env", ["Humanoid-v4", "CartPole-v1", "CheetahRun-v1", "mine:ALE-v1"])
 def test_other_environments_have_the_recipes_defaults(algo: str, env: str) -> None:
-    assert env_defaults(env, RECIPES[algo].step) == {}
+    assert env_defaults(env, RECIPES[algo]) == {}
     assert Config.for_algorithm(algo, env=env) == Config(algo=algo, env=env, **RECIPES[algo].defaults)
 
 
@@ -364,7 +365,7 @@ def test_dm_control_explores_widely_at_one_rate(algo: str) -> None:
     assert dataclasses.replace(config, log_std_init=-0.5) == Config.for_algorithm(
         algo, env="dm_control/cheetah-run-v0", log_std_init=-0.5
     )
-    usual = env_defaults(config.env, RECIPES[algo].step)
+    usual = env_defaults(config.env, RECIPES[algo])
     assert config == Config(algo=algo, env=config.env, **{**RECIPES[algo].defaults, **usual})
 
 
@@ -396,7 +397,7 @@ def test_a_preset_wins_over_ataris_defaults_and_an_override_over_both(preset: st
     published = PRESETS[preset][algo]
     config = Config.for_algorithm(algo, preset=preset, env=PONG)
     assert held(config, published) == dict(published)
-    usual = env_defaults(PONG, RECIPES[algo].step)
+    usual = env_defaults(PONG, RECIPES[algo])
     assert {"num_envs", "sign_rewards"} <= usual.keys()
     rest = {name: value for name, value in usual.items() if name not in published}
     assert held(config, rest) == rest

@@ -326,6 +326,7 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "epochs": NOT_COUNTS,
     "critic_epochs": (0, -1, 1.5, True, "10"),
     "recompute_advantages": ("no", None, 1),
+    "common_gradient": (-0.1, 1.1, NAN, "0.1", None, True),
     "learning_rate": (*NOT_RATES, None),
     "critic_learning_rate": NOT_RATES,
     "log_std_learning_rate": NOT_RATES,
