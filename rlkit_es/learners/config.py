@@ -48,10 +48,11 @@ class UpdateConfig:
     adaptive_kl: up and down by 1.5 to keep each minibatch's KL near `max_kl`, as in rsl_rl."""
 
     common_gradient: float = 1.0
-    """How much counts of what all samples of a minibatch have in common, in the gradient by the policy
-    network's outputs. 1: all of it. Features of pictures are much the same in all states, so that a step is
-    mostly one that makes an action more likely everywhere, and an early stop ends it there. 0: only what
-    tells states apart is learned, and nothing that is good in all of them alike."""
+    """How much counts of what all samples of a minibatch have in common, in the surrogate's gradient by the
+    policy network's outputs. 1: all of it. Features of pictures are much the same in all states, so that a
+    step is mostly one that makes an action more likely everywhere, and an early stop ends it there. 0: only
+    what tells states apart is learned, and nothing that is good in all of them alike. Entropy bonus and
+    constraint count whole."""
 
     adam_epsilon: float = 1e-5
     """Adam's epsilon. 1e-5 is usual in on-policy learning; larger damps steps of rare gradients."""

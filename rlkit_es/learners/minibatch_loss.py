@@ -79,8 +79,8 @@ class MinibatchLoss:
         policy, critic = torch.split(parameters, [self.actor.size, self.critic.size])
         own = mini.own
         through = self._less_in_common(mini) if self.config.common_gradient < 1 else None
-        new, critic_input = self.actor(policy, own.observation, through)
-        stats = policy_stats(self.distribution, new, own.behaviour, own.action)
+        new, learning, critic_input = self.actor(policy, own.observation, through)
+        stats = policy_stats(self.distribution, learning, own.behaviour, own.action)
         everyones = stats
         stops_before = self.slots.may_stop and self.config.stop_when == "before"
         if stops_before or (self.slots.may_drop and kept is None):
@@ -109,7 +109,10 @@ class MinibatchLoss:
             total = total - self.config.entropy_coefficient * entropy
         constraint = torch.zeros_like(total)
         if self.slots.constraint is not None:
-            constraint = self._mean(self.slots.constraint(stats), mini.valid)
+            whole = stats
+            if through is not None:
+                whole = policy_stats(self.distribution, new, own.behaviour, own.action)
+            constraint = self._mean(self.slots.constraint(whole), mini.valid)
             total = total + penalty * constraint
         kl = torch.zeros_like(total)
         if self.config.learning_rate_schedule == "adaptive_kl":
@@ -144,7 +147,7 @@ class MinibatchLoss:
 
     def own_stats(self, policy: Tensor, samples: Batch) -> PolicyStats:
         """(M,) `stats` of this rank's ``samples`` alone."""
-        new, _ = self.actor(policy, samples.observation)
+        new = self.actor(policy, samples.observation).parameters
         return policy_stats(self.distribution, new, samples.behaviour, samples.action)
 
     def gathered(self, stats: PolicyStats, sizes: Sequence[int] | None = None) -> PolicyStats:

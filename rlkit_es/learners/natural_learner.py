@@ -166,12 +166,12 @@ class NaturalLearner:
         observation = own.observation
         states = sum(sizes)
         with torch.enable_grad():
-            output, _ = self._loss.actor(parameters, observation)
+            output = self._loss.actor(parameters, observation).parameters
             fisher_output = output
             stats = policy_stats(self._loss.distribution, output, own.behaviour, own.action)
             if self.config.fisher_fraction < 1:
                 some = observation[self._some_of(len(observation))]
-                fisher_output, _ = self._loss.actor(parameters, some)
+                fisher_output = self._loss.actor(parameters, some).parameters
                 states = sum(map(self._fraction_of, sizes))
         # Dropped samples stay in the trust region: their states are visited all the same.
         metric = self._loss.distribution.fisher(fisher_output.detach()) / states

@@ -109,7 +109,7 @@ class ActorCritic(nn.Module):
 
     def evaluate(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised observations (M, O) to parameters (M, D) and values (M,)."""
-        parameters, critic_input = self.with_features(observation)
+        parameters, _, critic_input = self.with_features(observation)
         return parameters, self.critic(critic_input)
 
     def value(self, observation: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -141,6 +141,14 @@ class CategoricalActor(nn.Module):
         return lambda observation, noise: (network(observation) + noise).argmax(-1)
 
 
+class Evaluated(NamedTuple):
+    """What `WithFeatures` makes of observations."""
+
+    parameters: Tensor  # (M, D)
+    passed: Tensor  # (M, D) the same, by way of what the outputs were passed through
+    critic_input: Tensor  # (M, ...)
+
+
 class WithFeatures(nn.Module):
     """An actor with what its critic takes: the features of the encoder that they share, if they do.
 
@@ -154,17 +162,16 @@ class WithFeatures(nn.Module):
         self.actor = actor
         self.shared = shared
 
-    def forward(
-        self, observation: Tensor, through: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Normalised observations (M, ...) to parameters (M, D), and the critic's input.
-
-        ``through`` is a function that what the network gives is passed through before it makes parameters.
-        """
-        encoded: Any = self.actor.network
-        seen = encoded.encoder(observation) if self.shared else observation
-        outputs = (encoded.network if self.shared else encoded)(seen)
-        return self.actor.parameters_of(outputs if through is None else through(outputs)), seen
+    def forward(self, observation: Tensor, through: Callable[[Tensor], Tensor] | None = None) -> Evaluated:
+        """Of normalised observations (M, ...); ``through`` leaves outputs as they are, and not gradients."""
+        network: Any = self.actor.network
+        seen = observation
+        if self.shared:
+            seen, network = network.encoder(observation), network.network
+        outputs = network(seen)
+        parameters = self.actor.parameters_of(outputs)
+        passed = parameters if through is None else self.actor.parameters_of(through(outputs))
+        return Evaluated(parameters, passed, seen)
 
 
 class Critic(nn.Module):

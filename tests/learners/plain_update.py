@@ -73,8 +73,9 @@ class PlainUpdate:
                 if used.any():
                     yield epoch, Batch(*(field[chosen[used]] for field in batch))
 
-    def _log_ratio(self, mini: Batch) -> Tensor:
-        new = self._parameters(mini.observation)
+    def _log_ratio(self, mini: Batch, whole: bool = True) -> Tensor:
+        """``whole``: nothing is taken from its gradient."""
+        new = self.policy.actor(mini.observation) if whole else self._parameters(mini.observation)
         return self._family(new).log_prob(mini.action) - self._family(mini.behaviour).log_prob(mini.action)
 
     def _parameters(self, x: Tensor) -> Tensor:
@@ -133,13 +134,13 @@ class PlainUpdate:
         a = mini.advantage
         normal = a[keep] if config.mask_value else a
         a = (a - normal.mean()) / (normal.std(correction=0) + 1e-8)
-        r = self._log_ratio(mini).exp()
+        r = self._log_ratio(mini, whole=False).exp()
         objective = r * a
         if self.algo in ("ppo", "sd_ppo", "ppo_adaptive"):
             objective = torch.min(r * a, r.clamp(1 - config.clip_range, 1 + config.clip_range) * a)
         if self.algo == "spo":
             objective = r * a - a.abs() * (r - 1) ** 2 / (2 * config.clip_range)
-        entropy = self._family(self._parameters(mini.observation)).entropy().mean()
+        entropy = self._family(self.policy.actor(mini.observation)).entropy().mean()
         loss = -objective[keep].mean() - config.entropy_coefficient * entropy
         if self.algo == "r2vpo":
             loss = loss + penalty * self._ratio_variance(mini)

@@ -47,6 +47,11 @@ CASES = [
     ("ppo_adaptive", {"learning_rate": 3e-4, "max_kl": 0.004, **MASKED, "mask_at": "trial"}),
     ("espo", ESPO | {"common_gradient": 0.1, "deviation_threshold": 0.06}),
     ("sd_ppo", {"learning_rate": 3e-3, "common_gradient": 0.1, **MASKED, "mask_at": "trial"}),
+    ("ppo", {"common_gradient": 0.0, "entropy_coefficient": 0.05}),
+    (
+        "r2vpo",
+        {"common_gradient": 0.0, "learning_rate": 3e-3, "constraint_limit": 0.005, "dual_learning_rate": 2.0},
+    ),
 ]
 
 
@@ -81,7 +86,8 @@ def learn_both_ways(
 
 @pytest.mark.parametrize(
     ("algo", "changes", "action"),
-    [(*case, BOX) for case in CASES] + [(*CASES[i], DISCRETE) for i in (1, 6, 9, 11, 12, 17, 18, 21, 22)],
+    [(*case, BOX) for case in CASES]
+    + [(*CASES[i], DISCRETE) for i in (1, 6, 9, 11, 12, 17, 18, 21, 22, 23, 24)],
 )
 def test_the_same_parameters_in_float64(algo: str, changes: dict, action: ActionSpec) -> None:
     before, ours, plain = learn_both_ways(algo, changes, make_policy(action).double())

@@ -214,7 +214,7 @@ def test_a_shared_encoder_is_the_actors_and_the_critic_takes_its_features(spec: 
     features = policy.actor.network.encoder(seen)
     assert features.shape == (6, 512)
     assert torch.equal(policy.critic_input(seen), features)
-    parameters, critic_input = policy.with_features(seen)
+    parameters, _, critic_input = policy.with_features(seen)
     assert torch.equal(parameters, policy.actor(seen))
     assert torch.equal(critic_input, features)
     assert torch.equal(policy.value(seen), policy.critic(features))
@@ -229,7 +229,7 @@ def test_without_sharing_each_part_has_an_encoder_of_its_own(spec: str) -> None:
     features = [part.network.encoder(seen) for part in (policy.actor, policy.critic)]
     assert not torch.allclose(*features)
     assert policy.critic_input(seen) is seen
-    assert policy.with_features(seen)[1] is seen
+    assert policy.with_features(seen).critic_input is seen
 
 
 @kinds_of_action
