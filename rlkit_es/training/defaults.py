@@ -40,7 +40,7 @@ _ATARI_ADAM: Settings = {
     "deviation_threshold": 0.1,
     "entropy_coefficient": 0.01,
 }
-# Without it ESPO hardly learned Breakout (docs/environments.md).
+# With 1 ESPO hardly learned Breakout (docs/environments.md).
 _ATARI_STOPPING: Settings = {"common_gradient": 0.0}
 # One step for each batch: a larger one, and few states for the Fisher information.
 _ATARI_NATURAL: Settings = {

@@ -21,6 +21,7 @@ _SINGLE_ENV: Settings = {
     "log_std_learning_rate": None,
     "recompute_advantages": False,
     "learning_rate_schedule": "linear",
+    "common_gradient": 1.0,
     "value_coefficient": 0.25,
     "log_std_init": 0.0,
     "scale_actions": False,

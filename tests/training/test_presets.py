@@ -17,6 +17,7 @@ FIELDS = {f.name for f in dataclasses.fields(Config)}
 
 # Another valid value for whatever a preset may set.
 OVERRIDES: dict[str, Any] = {
+    "common_gradient": 0.5,
     "num_envs": 2,
     "env_groups": 3,
     "rollout_steps": 4096,
