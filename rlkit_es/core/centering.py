@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor
 
 
-def _alone(share: Tensor) -> Tensor:
-    return share
-
-
-def scale_common_gradient(
-    x: Tensor, keep: Tensor, scale: float, count: Tensor, total: Callable[[Tensor], Tensor] = _alone
-) -> Tensor:
+def scale_common_gradient(x: Tensor, mean: Tensor, scale: float) -> Tensor:
     """``x`` itself, whose gradient has ``scale`` times its mean over the samples in place of the mean.
 
     With 0 the weights of a linear layer that ``x`` comes out of have the gradient that they would have if
@@ -24,13 +15,10 @@ def scale_common_gradient(
 
     Args:
         x: (M, D).
-        keep: (M,) bool, the samples that the mean is taken over.
-        scale: of the mean, 0 to 1.
-        count: () how many are kept, among all that ``total`` sums over.
-        total: sums a tensor over processes, and its gradient likewise.
+        mean: (D,) of ``x`` over the samples, and its gradient followed.
+        scale: of the gradient's mean, 0 to 1.
 
     Returns:
         (M, D) equal to ``x``, bit for bit.
     """
-    mean = total(torch.where(keep.unsqueeze(-1), x, torch.zeros_like(x)).sum(0)) / count.clamp(min=1)
     return x - (1 - scale) * (mean - mean.detach())

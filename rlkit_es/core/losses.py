@@ -12,15 +12,16 @@ def masked_mean(x: Tensor, keep: Tensor, among: Tensor | None = None) -> Tensor:
     """Mean of ``x`` over the kept samples, divided by the kept count.
 
     Args:
-        x: (M,) values; dropped ones may be anything, NaN included.
+        x: (M, ...) values; dropped ones may be anything, NaN included.
         keep: (M,) bool.
         among: (W,) bool, ``keep`` of all samples where ``x`` holds only some of them: what is returned is
             then the share of these in the mean over all. None: ``x`` holds them all.
 
     Returns:
-        () the mean; 0 where nothing is kept.
+        (...) the mean; 0 where nothing is kept.
     """
-    total = torch.where(keep, x, torch.zeros_like(x)).sum()
+    rows = keep.view(*keep.shape, *(1,) * (x.dim() - 1))
+    total = torch.where(rows, x, torch.zeros_like(x)).sum(0)
     return total / (keep if among is None else among).sum().clamp(min=1)
 
 

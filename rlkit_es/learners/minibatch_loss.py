@@ -158,9 +158,13 @@ class MinibatchLoss:
 
     def _less_in_common(self, mini: Minibatch) -> Callable[[Tensor], Tensor]:
         """For the network's outputs (M, D): what the samples of all ranks have in common counts less."""
-        scale, count, total = self.config.common_gradient, mini.valid.sum(), self.ranks.differentiable_sum
-        return lambda outputs: scale_common_gradient(outputs, mini.own.valid, scale, count, total)
+
+        def through(outputs: Tensor) -> Tensor:
+            mean = self.ranks.differentiable_sum(self._mean(outputs, mini.valid))
+            return scale_common_gradient(outputs, mean, self.config.common_gradient)
+
+        return through
 
     def _mean(self, x: Tensor, keep: Tensor) -> Tensor:
-        """() this rank's share of the mean over what ``keep`` (S,) holds; ``x`` (M,) are its own values."""
+        """(...) this rank's share of the mean over what ``keep`` (S,) holds; ``x`` (M, ...) are its own."""
         return masked_mean(x, self.ranks.own(keep), keep)

@@ -21,6 +21,12 @@ def test_masked_mean_ignores_whatever_is_dropped() -> None:
     assert masked_mean(dirty, keep) == masked_mean(x, keep)
 
 
+def test_masked_mean_of_rows_is_that_of_each_column() -> None:
+    columns, keep = [random_advantage(seed) for seed in range(3)], random_mask(0)
+    each = torch.stack([masked_mean(column, keep) for column in columns])
+    torch.testing.assert_close(masked_mean(torch.stack(columns, 1), keep), each)
+
+
 def test_masked_mean_spreads_its_gradient_over_the_kept() -> None:
     x, keep = random_advantage(1), random_mask(1)
     dirty = torch.where(keep, x, torch.tensor(torch.nan).double()).requires_grad_()
