@@ -18,6 +18,7 @@ from rlkit_es.training.checkpoint import restored
 from rlkit_es.training.config import as_settings
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
 from rlkit_es.training.joining import current_ranks
+from rlkit_es.training.seeds import LARGEST_SEED
 from rlkit_es.training.threads import kept_threads
 
 
@@ -144,8 +145,8 @@ def evaluate(
     """
     if not _is_whole(episodes) or episodes < 1:
         raise UserError(f"episodes must be a whole number of at least 1, got {episodes!r}")
-    if seed is not None and not (_is_whole(seed) and 0 <= seed < 2**63):
-        raise UserError(f"seed must be a whole number from 0 to {2**63 - 1}, got {seed!r}")
+    if seed is not None and not (_is_whole(seed) and 0 <= seed <= LARGEST_SEED):
+        raise UserError(f"seed must be a whole number from 0 to {LARGEST_SEED}, got {seed!r}")
     if not isinstance(agent, Algorithm):
         raise UserError(f"evaluate takes an agent, got {agent!r}: rlkit_es.load(path) makes one of a file")
     agent._require_environment()

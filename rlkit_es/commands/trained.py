@@ -17,11 +17,10 @@ from rlkit_es.commands.options import import_modules
 from rlkit_es.commands.outputs import output_file
 from rlkit_es.errors import UserError
 from rlkit_es.training.episodes import Episode
+from rlkit_es.training.seeds import LARGEST_SEED
 
 Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 """A run directory or a model file, as the first argument."""
-
-_LARGEST_SEED = 2**63 - 1
 
 
 def carry_out(command: Callable[..., None], name: str, arguments: Sequence[str] | None) -> int:
@@ -97,5 +96,5 @@ def check_seed(seed: int | None) -> None:
         UserError: it cannot.
     """
     check_at_least(0, seed=seed)
-    if seed is not None and seed > _LARGEST_SEED:
-        raise UserError(f"--seed must be at most {_LARGEST_SEED}, got {seed}")
+    if seed is not None and seed > LARGEST_SEED:
+        raise UserError(f"--seed must be at most {LARGEST_SEED}, got {seed}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 from rlkit_es.errors import UserError
-from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.config import DEFAULTS, UpdateConfig
 
 # Fields that only one kind of step reads.
 _ONLY_ADAM = (
@@ -42,7 +41,7 @@ def check_applies(
     unread = _ONLY_ADAM if step == "natural" else _ONLY_NATURAL
     read = ("max_kl", *_ONLY_NATURAL) if step == "natural" else ("learning_rate", *_ONLY_ADAM)
     for name in unread:
-        if getattr(config, name) != _default(name):
+        if getattr(config, name) != DEFAULTS[name]:
             raise UserError(
                 f"{name} has no effect on {_article(step)} step, which is governed by {', '.join(read)}: "
                 "leave it out"
@@ -54,7 +53,7 @@ def _check_slots(step: str, config: UpdateConfig, mask: str, stop: str, constrai
     """Settings of a slot that is filled with something else."""
     if constraint == "none":
         for name in ("constraint_limit", "dual_learning_rate", "initial_penalty"):
-            if getattr(config, name) != _default(name):
+            if getattr(config, name) != DEFAULTS[name]:
                 raise UserError(
                     f"{name} has no effect without a constraint: choose --constraint ratio_variance or kl"
                 )
@@ -93,11 +92,6 @@ def _check_natural(config: UpdateConfig, mask: str, stop: str, constraint: str) 
             "critic_epochs None (until the policy stops) cannot apply to a natural step, which does not "
             "stop early: use a number of epochs"
         )
-
-
-def _default(name: str) -> Any:
-    (found,) = (field for field in dataclasses.fields(UpdateConfig) if field.name == name)
-    return found.default
 
 
 def _article(step: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from rlkit_es.core.adaptation import LARGEST_PENALTY
 from rlkit_es.errors import check_choices, check_counts, check_name, check_range, check_types
@@ -185,3 +186,7 @@ class UpdateConfig:
     def critic_rate(self, learning_rate: float) -> float:
         """The critic's learning rate while the policy's is ``learning_rate``: in the same proportion."""
         return learning_rate * (self.critic_learning_rate or self.learning_rate) / self.learning_rate
+
+
+DEFAULTS: Mapping[str, Any] = {setting.name: setting.default for setting in fields(UpdateConfig)}
+"""What each setting is where neither a recipe nor a user says otherwise."""

@@ -9,18 +9,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
 from rlkit_es.errors import look_up
 from rlkit_es.learners.applicability import check_applies
-from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.config import DEFAULTS, UpdateConfig
 from rlkit_es.learners.slots import NO_CONSTRAINT, SLOTS
 from rlkit_es.types import PolicyStats
-
-_FIELDS = {one.name for one in fields(UpdateConfig)}
 
 
 class BoundSlot(Protocol):
@@ -147,7 +145,7 @@ def _settings(slot: Callable[..., Tensor], config: UpdateConfig, *, data: int) -
     """Of ``slot``, by name: its arguments but for the first ``data``."""
     names = list(inspect.signature(slot).parameters)[data:]
     # What is no field has a default of its own: `register` sees to that.
-    return {name: getattr(config, name) for name in names if name in _FIELDS}
+    return {name: getattr(config, name) for name in names if name in DEFAULTS}
 
 
 def _bind(slot: Callable[..., Tensor], config: UpdateConfig) -> BoundSlot:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from rlkit_es.errors import UserError
-from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.config import DEFAULTS, UpdateConfig
 from rlkit_es.learners.recipes import Recipe, find_recipe, slot_names
 from rlkit_es.learners.slots import SLOTS
 
 # Not `dropout_threshold`, which diagnostics of every recipe take.
-_NAMES = [field.name for field in dataclasses.fields(UpdateConfig) if field.name != "dropout_threshold"]
+_NAMES = [name for name in DEFAULTS if name != "dropout_threshold"]
 
 
 def refuse_unread(algo: str, config: UpdateConfig, usual: Mapping[str, Any]) -> None:
@@ -33,7 +32,7 @@ def refuse_unread(algo: str, config: UpdateConfig, usual: Mapping[str, Any]) -> 
     filled = slot_names(recipe, config)
 
     def given(name: str) -> bool:
-        return bool(getattr(config, name) != usual.get(name, getattr(UpdateConfig, name)))
+        return bool(getattr(config, name) != usual.get(name, DEFAULTS[name]))
 
     if filled["stop"] == "never" and given("stop_when"):
         raise UserError(

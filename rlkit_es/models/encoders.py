@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -37,21 +38,20 @@ class NatureCNN(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
-        channels, height, width = shape
+        _, height, width = shape
         if min(height, width) < SMALLEST_PICTURE:
             raise UserError(
                 f"nature_cnn takes pictures from {SMALLEST_PICTURE} pixels wide, not {height} x {width}: "
                 "wrap the environment in gymnasium.wrappers.ResizeObservation"
             )
-        for i, (outputs, kernel, stride) in enumerate(_LAYERS):
-            weight = torch.empty(outputs, channels, kernel, kernel)
+        convolutions, flat = _sizes(shape)
+        for i, size in enumerate(convolutions):
+            weight = torch.empty(size)
             nn.init.orthogonal_(weight, _GAIN, generator=generator)
             # (out, height, width, in): as it lies; what the convolution is given is a view of it.
             self.register_parameter(f"weight_{i}", nn.Parameter(weight.permute(0, 2, 3, 1).contiguous()))
-            self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(outputs)))
-            height, width = ((side - kernel) // stride + 1 for side in (height, width))
-            channels = outputs
-        last = torch.empty(_FEATURES, height * width * channels)
+            self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(len(weight))))
+        last = torch.empty(_FEATURES, flat)
         nn.init.orthogonal_(last, _GAIN, generator=generator)
         self.weight_last = nn.Parameter(last)
         self.bias_last = nn.Parameter(torch.zeros(_FEATURES))
@@ -86,13 +86,19 @@ def _features(picture: Tensor, layers: Sequence[tuple[Tensor, Tensor]]) -> Tenso
 
 def weights_of_nature_cnn(shape: tuple[int, ...]) -> int:
     """How many weights `NatureCNN` has for pictures (C, H, W), without making it."""
+    convolutions, flat = _sizes(shape)
+    return sum(map(math.prod, convolutions)) + _FEATURES * flat
+
+
+def _sizes(shape: tuple[int, ...]) -> tuple[list[tuple[int, int, int, int]], int]:
+    """(out, in, height, width) of each convolution's weight; how many numbers the last one leaves."""
     channels, height, width = shape
-    count = 0
+    sizes = []
     for outputs, kernel, stride in _LAYERS:
-        count += channels * outputs * kernel**2
-        height, width = ((side - kernel) // stride + 1 for side in (height, width))
+        sizes.append((outputs, channels, kernel, kernel))
+        height, width = (max((side - kernel) // stride + 1, 0) for side in (height, width))
         channels = outputs
-    return count + _FEATURES * channels * max(height, 0) * max(width, 0)
+    return sizes, channels * height * width
 
 
 # A constructor takes the arguments of `NatureCNN`.

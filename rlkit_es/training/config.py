@@ -20,6 +20,7 @@ from rlkit_es.training.defaults import env_defaults
 from rlkit_es.training.idle import refuse_idle
 from rlkit_es.training.other_names import hint
 from rlkit_es.training.presets import preset_settings
+from rlkit_es.training.seeds import LARGEST_SEED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,7 @@ class Config(UpdateConfig):
             raise UserError("eval_every needs episodes to evaluate: set eval_episodes to 1 or more")
         if self.checkpoint_every is not None:
             check_counts(self, "checkpoint_every", least=0)
-        check_range(self, "seed", high=2**63 - 1)
+        check_range(self, "seed", high=LARGEST_SEED)
         check_range(self, "torch_threads", "env_threads", high=1024)
         check_range(self, "num_envs", high=1_000_000)
         check_range(self, "gamma", "gae_lambda", "sticky_actions", low=0, high=1)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+LARGEST_SEED = 2**63 - 1  # that a signed 64-bit integer holds
+
 
 class Seeds(NamedTuple):
     """Independent seeds, so that changing how much one part draws leaves the others as they are."""

@@ -69,18 +69,12 @@ class Trainer:
         self.seeds = derive_seeds(config.seed, self.ranks.rank)
         self.envs: list[VectorEnv] = [] if spaces is not None else make_envs(self.share)
         self.spaces = spaces or spaces_of(self.envs[0])
-        with memory_errors_said():
-            self.policy = make_policy(config, self.spaces, self.seeds.networks).to(self.device)
-        self.reward_scaler = (
-            RewardScaler(self.share.num_envs, config.gamma, config.reward_clip).to(self.device)
-            if config.normalize_rewards
-            else None
-        )
         self.generators = {
             "minibatches": torch.Generator().manual_seed(self.seeds.minibatches),
             "action_noise": torch.Generator().manual_seed(self.seeds.action_noise),
         }
         with memory_errors_said():
+            self.policy = make_policy(config, self.spaces, self.seeds.networks).to(self.device)
             self.learner = make_learner(
                 config.algo,
                 self.policy,
@@ -89,6 +83,11 @@ class Trainer:
                 watch_stop=self.device.type == "cpu",
                 ranks=self.ranks,
             )
+        self.reward_scaler = (
+            RewardScaler(self.share.num_envs, config.gamma, config.reward_clip).to(self.device)
+            if config.normalize_rewards
+            else None
+        )
         self.episodes = EpisodeTracker(self.share.num_envs)
         self.metrics: dict[str, float] = {}
         self.stop_reason: str | None = None
