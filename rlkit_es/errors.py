@@ -38,6 +38,14 @@ def diverged(what: str) -> DivergedError:
     return DivergedError(f"{what} is not finite: begin a new run with a lower learning rate")
 
 
+def returned_non_finite(environment: int, what: str) -> NonFiniteError:
+    """The error that ``environment`` returned a NaN or infinite ``what``, and says what to do."""
+    return NonFiniteError(
+        f"environment {environment} returned a non-finite {what}: "
+        "check its simulation, or end the episode where it becomes unstable"
+    )
+
+
 class CheckpointError(UserError):
     """A checkpoint or model file is damaged, or not one of this library."""
 

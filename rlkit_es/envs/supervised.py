@@ -7,11 +7,14 @@ import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import gymnasium as gym
+import numpy as np
 
-from rlkit_es.errors import UserError
+from rlkit_es.errors import NonFiniteError, UserError, diverged, returned_non_finite
+
+_Result = TypeVar("_Result", bound=tuple[Any, ...])
 
 
 class FailedEnvironmentError(UserError):
@@ -48,16 +51,29 @@ class SupervisedEnv(gym.Wrapper[Any, Any, Any, Any]):
                 self.env.close()
                 self.env = self._make()
             self._seeded = self._seeded or seed is not None
-            return self.env.reset(seed=seed, options=options)
+            return self._seen(self.env.reset(seed=seed, options=options))
         except Exception as error:
             self._fail(error)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """One step."""
         try:
-            return self.env.step(action)
+            return self._seen(self.env.step(action))
         except Exception as error:
+            if not np.isfinite(action).all():
+                raise self._reason_for_action() from error
             self._fail(error)
+
+    def _seen(self, result: _Result) -> _Result:
+        self._observation = result[0]
+        return result
+
+    def _reason_for_action(self) -> NonFiniteError:
+        """Why it is not finite: the observation that it follows from is not, or the policy has diverged."""
+        observation: Any = gym.spaces.flatten(self.env.observation_space, self._observation)
+        if np.isfinite(observation).all():
+            return diverged("the policy's action")
+        return returned_non_finite(self._number, "observation")
 
     def _fail(self, error: Exception) -> NoReturn:
         reason = (str(error).strip() or "no message").splitlines()[0]

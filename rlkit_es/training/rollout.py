@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlkit_es.envs.vector_env import Step, VectorEnv
-from rlkit_es.errors import NonFiniteError, diverged
+from rlkit_es.errors import diverged, returned_non_finite
 from rlkit_es.learners.recording import Record, Recorded
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import Rollout
@@ -185,7 +185,4 @@ def _require_finite(rollout: Rollout) -> None:
         finite = torch.isfinite(values)
         if not finite.all():
             env = int((~finite).nonzero()[0, 1])
-            raise NonFiniteError(
-                f"environment {env} returned a non-finite {name.removeprefix('next_')}: "
-                "check its simulation, or end the episode where it becomes unstable"
-            )
+            raise returned_non_finite(env, name.removeprefix("next_"))

@@ -14,7 +14,7 @@ from toy_envs import ReusedBuffers, Spaces, Walk
 
 from rlkit_es.envs.gymnasium_backend import GymnasiumVectorEnv, make_gymnasium
 from rlkit_es.envs.vector_env import Step
-from rlkit_es.errors import UserError
+from rlkit_es.errors import DivergedError, UserError
 
 
 class DictWalk(gym.Wrapper):
@@ -136,6 +136,16 @@ def test_discrete_actions_keep_their_start() -> None:
     for action in (-1, 0, 1):
         envs.send(torch.tensor([action]))
         assert envs.recv().valid.all()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_action_that_is_not_finite_is_not_the_environments_fault(asynchronous: bool) -> None:
+    envs = make_gymnasium("toy_envs:ToyWalk-v0", 2, asynchronous=asynchronous)
+    envs.reset([0, 1])
+    envs.send(torch.tensor([[0.5], [torch.nan]]))
+    with pytest.raises(DivergedError, match="the policy's action is not finite"):
+        envs.recv()
+    envs.close()
 
 
 def handler_of_ctrl_c(asynchronous: bool) -> str:
