@@ -327,6 +327,7 @@ BY_STEP: dict[str, dict[str, Any]] = {
         "fisher_fraction": 0.2,
     },
 }
+STOPPING = {"common_gradient": 0.0, "learning_rate": 1e-4, "critic_learning_rate": 2.5e-4}
 
 every_recipe = pytest.mark.parametrize("algo", RECIPES)
 
@@ -339,7 +340,8 @@ def held(config: Config, names: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("env", [PONG, "ALE/Breakout-v5", "ALE/MsPacman-v4"])
 def test_atari_has_defaults_of_its_own(algo: str, env: str) -> None:
     expected = {**EVERYWHERE_ON_ATARI, **BY_STEP[RECIPES[algo].step]}
-    expected["common_gradient"] = 0.0 if RECIPES[algo].stop == "ratio_deviation" else 1.0
+    stops = RECIPES[algo].stop == "ratio_deviation"
+    expected |= STOPPING if stops else {"common_gradient": 1.0}
     config = Config.for_algorithm(algo, env=env)
     assert held(config, expected) == expected
     assert config.shares_encoder == (RECIPES[algo].step == "adam")
