@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from seed_statistics import thin
 
-from rlkit_es.runs.run_directory import finite
+from rlkit_es.runs.run_description import finite
 from rlkit_es.runs.run_records import read_run
 from rlkit_es.training.config import Config
 

@@ -18,7 +18,7 @@ from rlkit_es.commands.trained import (
     load,
     output_beside,
 )
-from rlkit_es.runs.run_directory import write_json
+from rlkit_es.runs.files import write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

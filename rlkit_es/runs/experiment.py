@@ -10,16 +10,15 @@ from rlkit_es.envs.registry import choose_backend
 from rlkit_es.learners.requests import Requests, carried_out
 from rlkit_es.models.encoders import arithmetic
 from rlkit_es.runs.checkpoint_store import CheckpointStore
-from rlkit_es.runs.files import writing
+from rlkit_es.runs.files import write_json, writing
 from rlkit_es.runs.launch import launch_of
 from rlkit_es.runs.logging import ConsoleLogger, CsvLogger, TensorBoardLogger
 from rlkit_es.runs.plots import plot_learning_curve
+from rlkit_es.runs.run_description import DESCRIPTION, describe_run
 from rlkit_es.runs.run_directory import (
     checkpoints_of,
     claimed,
     create_run_directory,
-    describe_run,
-    write_json,
 )
 from rlkit_es.runs.run_records import rows_until
 from rlkit_es.runs.wandb_logger import WandbLogger
@@ -115,7 +114,7 @@ def going_on(
             if first:
                 stack.enter_context(claimed(config.run_dir))
                 store.forget_after(trainer.progress.env_steps)
-                write_json(config.run_dir / "config.json", describe_run(trainer, launch))
+                write_json(config.run_dir / DESCRIPTION, describe_run(trainer, launch))
                 earlier = rows_until(config.run_dir / "metrics.csv", trainer.progress.env_steps)
                 history.metrics += [{name: float(row[name]) for name in row} for row in earlier]
                 watching += _open_loggers(trainer, config.run_dir, earlier)

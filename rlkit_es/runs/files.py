@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rlkit_es.errors import UserError
 
@@ -32,6 +34,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 TEMPORARY = ".tmp"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Indented, with a newline at the end; raises as `write_atomically`."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 @contextlib.contextmanager

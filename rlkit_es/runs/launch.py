@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from rlkit_es.errors import UserError
 from rlkit_es.ranks import ALONE, LostRankError, Ranks
 from rlkit_es.runs.interruption import Interrupted
+from rlkit_es.runs.run_description import described
 from rlkit_es.training.joining import current_ranks, launched, leave, notes
 
 # How long a rank that failed waits for the first to say why, before torchrun ends both.
@@ -62,11 +62,8 @@ def launch_of(ranks: Ranks) -> list[str]:
 
 def is_of(directory: Path, launch: Sequence[str]) -> bool:
     """Whether the run in ``directory`` was begun, or gone on with, by this launch."""
-    try:
-        recorded = json.loads((directory / "config.json").read_text())["launch"]
-        return not set(launch).isdisjoint(recorded)
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
+    recorded = described(directory).get("launch")
+    return isinstance(recorded, list) and any(agent in recorded for agent in launch)
 
 
 @contextlib.contextmanager

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from rlkit_es.errors import UserError
 from rlkit_es.ranks import Ranks
 from rlkit_es.runs.checkpoint_store import CheckpointStore, refuse_several
-from rlkit_es.runs.run_directory import checkpoints_of, versions
+from rlkit_es.runs.run_description import described, versions
+from rlkit_es.runs.run_directory import checkpoints_of
 from rlkit_es.training.checkpoint import (
     Checkpoint,
     config_of,
@@ -127,13 +127,11 @@ def _apply(trainer: Trainer, before: Config, names: list[str]) -> list[str]:
 
 def _other_versions(directory: Path) -> list[str]:
     """Packages that were not the same when the run began; nothing where that is not known."""
-    try:
-        recorded = json.loads((directory / "config.json").read_text())["versions"]
-        pairs = [(name, recorded[name], version) for name, version in versions().items() if name in recorded]
-    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+    recorded = described(directory).get("versions")
+    if not isinstance(recorded, dict):
         return []
     return [
-        f"{name} was {then} and is {now}: results may differ from the uninterrupted run's"
-        for name, then, now in pairs
-        if then != now
+        f"{name} was {recorded[name]} and is {now}: results may differ from the uninterrupted run's"
+        for name, now in versions().items()
+        if name in recorded and recorded[name] != now
     ]

@@ -1,37 +1,21 @@
-"""What a run leaves on disk, and what it says of itself."""
+"""Where runs are on disk."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
-import json
-import math
 import os
-import platform
 import re
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from rlkit_es.envs.registry import choose_backend
-from rlkit_es.envs.vector_env import env_seeds
 from rlkit_es.errors import InUseError, UserError
 from rlkit_es.runs.checkpoint_store import CHECKPOINTS, CheckpointStore
-from rlkit_es.runs.files import write_atomically
 from rlkit_es.runs.launch import is_of
 from rlkit_es.training.config import Config
-from rlkit_es.training.seeds import derive_seeds
-from rlkit_es.training.trainer import Trainer
 
 SEEDS = "seeds.json"  # in a directory of several seeds, each with a run directory in it
-_PACKAGES = (
-    *("rlkit_es", "torch", "numpy", "gymnasium", "mujoco", "envpool"),
-    *("ale-py", "dm-control", "shimmy", "opencv-python-headless"),
-)
 
 
 def default_run_directory(config: Config) -> Path:
@@ -154,80 +138,3 @@ def claimed(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def describe_run(trainer: Trainer, launch: Sequence[str] = ()) -> dict[str, Any]:
-    """Every setting, and what it ran with; ``launch`` of `launch_of`, by which a restart knows its run."""
-    config = trainer.config
-    settings = dataclasses.asdict(config)
-    settings["run_dir"] = str(config.run_dir)
-    backend, backend_reason = choose_backend(config.env, config.backend, config.num_envs)
-    circumstances = {
-        "versions": versions(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "git_revision": _git_revision(),
-    }
-    return {
-        "config": finite(settings),
-        "backend": backend,
-        "backend_reason": backend_reason,
-        "update": trainer.compiles(config)[1],
-        "env_seeds": env_seeds(derive_seeds(config.seed).envs, config.num_envs),
-        "world_size": trainer.ranks.size,
-        "launch": launch,
-        **circumstances,
-        "earlier": _earlier(trainer, circumstances),
-    }
-
-
-def _earlier(trainer: Trainer, now: Mapping[str, Any]) -> list[Any]:
-    """Circumstances other than ``now`` in which the run was recorded before, and until when."""
-    directory = trainer.config.run_dir
-    if directory is None:
-        return []
-    try:
-        last = json.loads((directory / "config.json").read_text())
-        earlier, before = last.get("earlier", []), {name: last[name] for name in now}
-    except (OSError, ValueError, AttributeError, LookupError, TypeError):  # none, or not ours
-        return []
-    return earlier if before == now else [*earlier, {"until_env_steps": trainer.progress.env_steps, **before}]
-
-
-def finite(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with words for infinite numbers, which JSON does not have."""
-    endless = {k: str(v) for k, v in settings.items() if isinstance(v, float) and math.isinf(v)}
-    return {**settings, **endless}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Indented, with a newline at the end; raises as `write_atomically`."""
-    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def versions() -> dict[str, str | None]:
-    """Of the packages that decide what a run computes."""
-    return {name: _version(name) for name in _PACKAGES}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_revision() -> str | None:
-    """Of the library's own checkout, with a + where it has changes; None outside one."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        if not git("ls-files", "--", __file__):
-            return None
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rlkit_es.errors import UserError
 from rlkit_es.runs.resume import MAY_CHANGE
+from rlkit_es.runs.run_description import DESCRIPTION
 from rlkit_es.training.config import Config
 
 Column = NDArray[np.float64]
@@ -66,7 +67,7 @@ def read_run(directory: Path) -> RunRecord:
         UserError: it has not logged anything yet, or what it left cannot be read.
     """
     try:
-        settings = {**_DEFAULTS, **json.loads((directory / "config.json").read_text())["config"]}
+        settings = {**_DEFAULTS, **json.loads((directory / DESCRIPTION).read_text())["config"]}
         metrics = _read_metrics((directory / "metrics.csv").read_text())
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"run {directory} cannot be read: {error}") from error

@@ -11,9 +11,10 @@ from pathlib import Path
 from rlkit_es.errors import UserError
 from rlkit_es.learners.lockstep import Lockstep
 from rlkit_es.runs.experiment import begin, going_on, summary
+from rlkit_es.runs.files import write_json
 from rlkit_es.runs.logging import ConsoleLogger
 from rlkit_es.runs.resume import SavedRun, open_run
-from rlkit_es.runs.run_directory import SEEDS, directory_called, held_in, write_json
+from rlkit_es.runs.run_directory import SEEDS, directory_called, held_in
 from rlkit_es.training.callbacks import Logger
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation

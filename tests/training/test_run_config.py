@@ -17,7 +17,7 @@ from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import MLP, NETWORKS
 from rlkit_es.runs.experiment import run
-from rlkit_es.runs.run_directory import describe_run
+from rlkit_es.runs.run_description import describe_run
 from rlkit_es.runs.run_records import RunRecord
 from rlkit_es.training.callbacks import Hooks
 from rlkit_es.training.config import Config
