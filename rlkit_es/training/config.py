@@ -22,6 +22,8 @@ from rlkit_es.training.other_names import hint
 from rlkit_es.training.presets import preset_settings
 from rlkit_es.training.seeds import LARGEST_SEED
 
+_SWITCHES = ("normalize_observations", "normalize_rewards", "sign_rewards", "scale_actions", "episodic_life")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(UpdateConfig):
@@ -159,6 +161,15 @@ class Config(UpdateConfig):
     recorded as CUDA graphs instead."""
 
     def __post_init__(self) -> None:
+        self._check_kinds()
+        recipe = find_recipe(self.algo)
+        super().__post_init__()
+        fill_slots(recipe, self)  # refuses what cannot apply
+        self._check_ranges()
+        self._check_pictures()
+        self._fit_minibatch(recipe)
+
+    def _check_kinds(self) -> None:
         check_types(self, str, "a name", "algo", "device")
         if not isinstance(self.env, str):
             raise UserError(
@@ -167,30 +178,13 @@ class Config(UpdateConfig):
             )
         check_name("network", self.network, NETWORKS)
         check_name("encoder", self.encoder, ENCODERS)
-        check_types(
-            self,
-            bool,
-            "True or False",
-            "normalize_observations",
-            "normalize_rewards",
-            "scale_actions",
-            "sign_rewards",
-            "episodic_life",
-        )
+        check_types(self, bool, "True or False", *_SWITCHES)
         check_types(self, (bool, type(None)), "True, False or None", "share_encoder")
         check_types(self, (Path, type(None)), "a path", "run_dir")
         check_types(self, (str, type(None)), "a name", "wandb")
-        recipe = find_recipe(self.algo)
-        super().__post_init__()
-        fill_slots(recipe, self)  # refuses what cannot apply
-        check_counts(
-            self,
-            "total_steps",
-            "num_envs",
-            "rollout_steps",
-            "env_groups",
-            "keep_checkpoints",
-        )
+
+    def _check_ranges(self) -> None:
+        check_counts(self, "total_steps", "num_envs", "rollout_steps", "env_groups", "keep_checkpoints")
         check_counts(self, "seed", "env_threads", "torch_threads", "eval_episodes", "eval_every", least=0)
         if self.eval_every and not self.eval_episodes:
             raise UserError("eval_every needs episodes to evaluate: set eval_episodes to 1 or more")
@@ -206,15 +200,6 @@ class Config(UpdateConfig):
             not isinstance(s, int) or s < 1 for s in self.hidden_sizes
         ):
             raise UserError(f"hidden_sizes must be positive whole numbers, got {self.hidden_sizes!r}")
-        self._check_pictures()
-        usual = _defaults(recipe, self.env).get("minibatch_size", UpdateConfig.minibatch_size)
-        if self.batch_size < self.minibatch_size == usual:
-            object.__setattr__(self, "minibatch_size", self.batch_size)  # few environments ask for no more
-        if self.minibatch_size > self.batch_size:
-            raise UserError(
-                f"minibatch_size {self.minibatch_size} is larger than the batch of {self.batch_size} "
-                f"(num_envs {self.num_envs} x rollout_steps {self.rollout_steps}): lower it or collect more"
-            )
 
     def _check_pictures(self) -> None:
         if self.sign_rewards and self.normalize_rewards:
@@ -228,6 +213,17 @@ class Config(UpdateConfig):
             raise UserError(
                 "share_encoder cannot apply to a natural step: the critic's epochs would move the policy out "
                 "of its trust region; leave it out"
+            )
+
+    def _fit_minibatch(self, recipe: Recipe) -> None:
+        """Lower a minibatch of the usual size to the batch, and refuse another that is larger."""
+        usual = _defaults(recipe, self.env).get("minibatch_size", UpdateConfig.minibatch_size)
+        if self.batch_size < self.minibatch_size == usual:
+            object.__setattr__(self, "minibatch_size", self.batch_size)
+        if self.minibatch_size > self.batch_size:
+            raise UserError(
+                f"minibatch_size {self.minibatch_size} is larger than the batch of {self.batch_size} "
+                f"(num_envs {self.num_envs} x rollout_steps {self.rollout_steps}): lower it or collect more"
             )
 
     @property
