@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 from rlkit_es.errors import UserError, look_up
-from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.config import DEFAULTS
 from rlkit_es.learners.slots import NO_CONSTRAINT, SLOTS
 from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import NETWORKS
@@ -67,7 +66,7 @@ def _check_arguments(kind: str, name: str, function: Callable[..., Any]) -> None
     data, hyperparameters = parameters[: len(_DATA[kind])], parameters[len(_DATA[kind]) :]
     if len(data) < len(_DATA[kind]):
         raise UserError(f"{kind} {name} must take {', '.join(_DATA[kind])}")
-    known = set() if kind in ("network", "encoder") else {f.name for f in dataclasses.fields(UpdateConfig)}
+    known = set() if kind in ("network", "encoder") else set(DEFAULTS)
     for parameter in hyperparameters:
         if parameter.name not in known and parameter.default is inspect.Parameter.empty:
             raise UserError(

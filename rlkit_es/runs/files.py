@@ -11,6 +11,8 @@ from typing import Any
 
 from rlkit_es.errors import UserError
 
+TEMPORARY = ".tmp"
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """``content`` under ``path``, on disk when this returns; what was there stays until then.
@@ -31,9 +33,6 @@ def write_atomically(path: Path, content: bytes) -> None:
                 temporary.unlink()
             raise
         _sync_directory(path.parent)
-
-
-TEMPORARY = ".tmp"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
