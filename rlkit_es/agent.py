@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Never, Self
 
@@ -11,29 +11,16 @@ import numpy as np
 import torch
 
 from rlkit_es.errors import CheckpointError, UserError
-from rlkit_es.runs.checkpoint_store import find_checkpoint, save_checkpoint
+from rlkit_es.runs.checkpoint_store import save_checkpoint
 from rlkit_es.runs.experiment import run
 from rlkit_es.runs.files import writing
+from rlkit_es.runs.saved_agent import read_saved
 from rlkit_es.training.callbacks import Callback, Logger, check_hooks
-from rlkit_es.training.checkpoint import (
-    Checkpoint,
-    config_of,
-    require_imported_environment,
-    restored,
-    take_checkpoint,
-)
+from rlkit_es.training.checkpoint import require_imported_environment, restored, take_checkpoint
 from rlkit_es.training.config import Config, as_settings
-from rlkit_es.training.idle import refuse_idle
 from rlkit_es.training.threads import kept_threads
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Spaces
-
-# What is not made anew where a policy and its optimiser are read.
-_MADE_OF = (
-    *("network", "hidden_sizes", "activation", "encoder", "share_encoder", "log_std_init"),
-    *("normalize_observations", "observation_clip", "scale_actions"),
-    *("constraint", "initial_penalty"),
-)
 
 
 class Algorithm:
@@ -238,22 +225,6 @@ class Algorithm:
         """Raises UserError: it is of a module that only a file, and nobody here, asked for."""
         if self._from_file:
             require_imported_environment(self.config)
-
-
-def read_saved(
-    path: str | Path, checkpoint: str | int, changes: Mapping[str, Any]
-) -> tuple[Checkpoint, Config]:
-    """A checkpoint and its settings with ``changes`` in their place; raises as `Algorithm.load`."""
-    changes = as_settings(changes)
-    loaded = find_checkpoint(Path(path), checkpoint)
-    saved = config_of(loaded)
-    for name in _MADE_OF:
-        if changes.get(name, held := getattr(saved, name)) != held:
-            raise UserError(f"{name} is {held!r} in {path}, and cannot be otherwise: leave it out")
-    # A project to report to is asked for anew: a file, which may be a stranger's, does not choose it.
-    config = dataclasses.replace(saved, **{"wandb": None, **changes})
-    refuse_idle(config, vars(saved))
-    return loaded, config
 
 
 def _numbers(observation: Any) -> np.ndarray:

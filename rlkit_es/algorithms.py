@@ -9,10 +9,11 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from rlkit_es.agent import Algorithm, read_saved
+from rlkit_es.agent import Algorithm
 from rlkit_es.errors import UserError
 from rlkit_es.runs.experiment import go_on
 from rlkit_es.runs.resume import continued, open_together
+from rlkit_es.runs.saved_agent import read_saved
 from rlkit_es.training.callbacks import Callback, Logger, check_hooks
 from rlkit_es.training.checkpoint import restored
 from rlkit_es.training.config import as_settings
