@@ -7,7 +7,7 @@ import pytest
 
 from rlkit_es import Algorithm
 from rlkit_es.errors import UserError
-from rlkit_es.learners.recipes import RECIPES
+from rlkit_es.learners.recipes import RECIPES, find_recipe, slot_names
 from rlkit_es.training.config import Config
 from rlkit_es.training.presets import PRESETS, preset_settings
 
@@ -104,24 +104,76 @@ def test_minibatches_divide_the_batch(preset: str, algo: str) -> None:
     assert config.batch_size % config.minibatch_size == 0
 
 
-def test_the_reference_espo_is_the_published_one() -> None:
-    config = Config.for_algorithm("espo", preset="reference-espo")
-    published = {
-        "num_envs": 1,
-        "rollout_steps": 2048,
-        "minibatch_size": 64,
-        "epochs": 10,
-        "deviation_threshold": 0.25,
-        "log_std_init": 0.0,
-        "learning_rate": 3e-4,
-        "learning_rate_schedule": "linear",
-        "total_steps": 10_000_000,
-    }
-    assert {name: getattr(config, name) for name in published} == published
-    assert config.batch_size // config.minibatch_size == 32
-    assert (config.surrogate, config.mask, config.stop) == (None, None, None)
-    assert config.critic_epochs is None  # the critic stops with the policy
-    assert config.deviation_threshold_schedule == "constant"
+# What the papers and their released code say, whatever the library's defaults are.
+EITHER: dict[str, Any] = {
+    "num_envs": 1,
+    "gamma": 0.99,
+    "log_std_init": 0.0,
+    "scale_actions": False,
+    "observation_clip": 10.0,
+    "total_steps": 10_000_000,
+}
+ADAM = EITHER | {
+    "rollout_steps": 2048,
+    "hidden_sizes": (64, 64),
+    "epochs": 10,
+    "critic_epochs": None,
+    "learning_rate": 3e-4,
+    "critic_learning_rate": None,
+    "log_std_learning_rate": None,
+    "learning_rate_schedule": "linear",
+    "adam_epsilon": 1e-5,
+    "max_grad_norm": 0.5,
+    "gae_lambda": 0.95,
+    "value_coefficient": 0.25,
+    "recompute_advantages": False,
+    "common_gradient": 1.0,
+}
+STOPPING = ADAM | {"surrogate": "ratio", "stop": "ratio_deviation", "deviation_threshold": 0.25}
+NATURAL = EITHER | {
+    "rollout_steps": 1024,
+    "hidden_sizes": (32, 32),
+    "minibatch_size": 64,
+    "critic_epochs": 5,
+    "learning_rate": 1e-3,
+    "learning_rate_schedule": "constant",
+    "max_grad_norm": float("inf"),
+    "gae_lambda": 0.98,
+    "max_kl": 0.01,
+    "max_kl_schedule": "constant",
+    "cg_iterations": 10,
+    "cg_damping": 0.1,
+    "fisher_fraction": 0.2,
+    "line_search_shrink": 0.5,
+    "mask": "keep_all",
+}
+PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {
+    ("reference-espo", "espo"): STOPPING | {"mask": "keep_all", "minibatch_size": 64},
+    ("reference-espo", "ppo"): ADAM | {"surrogate": "clip", "clip_range": 0.2, "minibatch_size": 64},
+    ("reference-sdpo", "ppo"): ADAM | {"surrogate": "clip", "clip_range": 0.2, "minibatch_size": 512},
+    ("reference-sdpo", "sd_ppo"): ADAM
+    | {
+        "surrogate": "clip",
+        "clip_range": 0.2,
+        "mask": "ratio_within",
+        "mask_value": True,
+        "dropout_threshold": 0.5,
+        "minibatch_size": 512,
+    },
+    ("reference-sdpo", "espo"): STOPPING | {"mask": "keep_all", "minibatch_size": 64},
+    ("reference-sdpo", "sd_espo"): STOPPING
+    | {"mask": "ratio_within", "dropout_threshold": 0.25, "minibatch_size": 2048, "epochs": 320},
+    ("reference-sdpo", "trpo"): NATURAL,
+    ("reference-sdpo", "sd_trpo"): NATURAL,
+}
+
+
+@pytest.mark.parametrize(("preset", "algo"), CASES)
+def test_a_preset_is_what_was_published(preset: str, algo: str) -> None:
+    config = Config.for_algorithm(algo, preset=preset)
+    set_to = vars(config) | slot_names(find_recipe(algo), config)
+    published = PUBLISHED[preset, algo]
+    assert {name: set_to[name] for name in published} == published
 
 
 def test_the_two_papers_agree_on_espo() -> None:
