@@ -76,13 +76,15 @@ def _section(measured: Measurement, folder: Path) -> list[str]:
     remark = [measured.suite.remark, ""] if measured.suite.remark else []
     _write_table(measured, folder / f"{measured.name}.csv")
     lines = [f"{measured.suite.total_steps:,} environment steps.", "", *remark]
+    updates = _part(measured.suite.updates_title, sections.updates(measured))
+    details = _part("In detail", sections.details(measured))
     if not measured.suite.pairs:
-        return [*lines, *sections.changes(measured), *_part("In detail", sections.details(measured))]
+        return [*lines, *sections.changes(measured), *sections.never_run(measured), *updates, *details]
     lines += [*sections.overview(measured), *_figures(measured, folder)]
     lines += _part("Over the suite", [*sections.aggregates(measured), *_improvements(measured)])
-    lines += _part(measured.suite.pairs_title, sections.updates_of_pairs(measured))
+    lines += updates
     lines += _part("Beside published scores", sections.beside_published(measured))
-    lines += _part("In detail", sections.details(measured))
+    lines += details
     return lines + _part("Not run", sections.not_run(measured))
 
 

@@ -96,6 +96,14 @@ def changes(measured: Measurement) -> list[str]:
     return table(["", *by_env], rows)
 
 
+def never_run(measured: Measurement) -> list[str]:
+    """The changes and the environments that have no run at all; nothing where all have some."""
+    known = {name for found in measured.by_env.values() for name in found}
+    missing = [f"`{name}`" for name in measured.variants if name not in known]
+    missing += [env for env in measured.suite.envs if env not in measured.by_env]
+    return ["", f"Not run: {', '.join(missing)}."] if missing else []
+
+
 def details(measured: Measurement) -> list[str]:
     """Every statistic, and what the runs were made with."""
     return [*returns_table(measured.runs), "", *provenance(measured.runs)]
@@ -141,9 +149,10 @@ def profiles(measured: Measurement) -> dict[str, Profile]:
     return {name: performance_profile(runs, threshold) for name, runs in scores.items()}
 
 
-def updates_of_pairs(measured: Measurement) -> list[str]:
-    """What the updates of the suite's pairs look like, beside each other."""
-    named = [name for pair in measured.suite.pairs for name in pair]
+def updates(measured: Measurement) -> list[str]:
+    """What updates look like: of the suite's pairs beside each other, or of all its variants."""
+    paired = {name for pair in measured.suite.pairs for name in pair}
+    named = measured.variants if measured.suite.updates_of_all else paired
     shown = [
         run for run in measured.runs if run.variant in named and "1st percentile" in str(run.diagnostics)
     ]

@@ -37,7 +37,8 @@ class Suite:
     pairs: tuple[Pair, ...] = ()  # of variants, to compare; none: variants are single changes
     title: str = ""  # of its section in docs/results.md
     remark: str = ""  # below the title, or instead of results where there are none
-    pairs_title: str = "What dropout changes"
+    updates_title: str = "What dropout changes"
+    updates_of_all: bool = False  # whether what updates do is shown of every variant, or of pairs alone
 
 
 def plain(*algos: str) -> tuple[Variant, ...]:
@@ -249,7 +250,7 @@ SUITES: Mapping[str, Suite] = {
         title="The papers' own protocols",
         remark="Settings of [presets](algorithms/presets.md): one environment, 2048 steps to a batch. The "
         "papers train for 10,000,000 steps; here the learning rate falls to 0 over what is trained.",
-        pairs_title="What the papers change",
+        updates_title="What the papers change",
     ),
     "choosing": Suite(
         (
@@ -275,6 +276,8 @@ SUITES: Mapping[str, Suite] = {
         total_steps=1_000_000,
         settings=("--eval-every", "100000"),
         title="Ablations: one change at a time",
+        updates_title="What each change does to an update",
+        updates_of_all=True,
     ),
 }
 

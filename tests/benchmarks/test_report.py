@@ -1,6 +1,7 @@
 """The page of results: scores, comparisons and what is said to be missing."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -121,6 +122,22 @@ def test_changes_have_a_line_each_with_what_was_run():
     ]
 
 
+def test_changes_and_environments_without_any_run_are_named():
+    measured = measurement("ppo", "espo")
+    assert sections.never_run(measured) == []
+    runs = [r for r in measured.runs if r.env == "Hopper-v4"]
+    some = measurement("ppo", "espo", "trpo", runs=runs)
+    assert sections.never_run(some) == ["", "Not run: `trpo`, Walker2d-v4."]
+
+
+def test_updates_are_shown_of_pairs_or_of_all_variants():
+    measured = measurement("ppo", "sd_ppo", "spo")
+    assert not any("| spo |" in line for line in sections.updates(measured))
+    suite = dataclasses.replace(measured.suite, updates_of_all=True)
+    lines = sections.updates(dataclasses.replace(measured, suite=suite))
+    assert sum("| spo | 1 / 2 |" in line for line in lines) == 2
+
+
 def test_a_single_seed_has_no_deviation():
     lines = sections.overview(measurement("ppo", seeds=1))
     assert "| Hopper-v4 | 1,000 (1) |" in lines
@@ -175,6 +192,13 @@ def test_the_page_is_written_from_what_is_committed(tmp_path, monkeypatch):
     for part in ("## MuJoCo", "### What dropout changes", "### Beside published scores", "### Not run"):
         assert part in page
     assert "- Swimmer-v4: nothing" in page
+    ablations = page.split("## Ablations: one change at a time")[1]
+    for part in (
+        "`sd_ppo-at_trial`",
+        "HalfCheetah-v4, Humanoid-v4.",
+        "### What each change does to an update",
+    ):
+        assert part in ablations
     assert page.split("## Atari")[1].strip().startswith("The suite has not been run. Outside it: [Pong]")
     for name in ("mujoco-curves.png", "mujoco-profiles.png"):
         assert (tmp_path / "docs" / "results" / name).stat().st_size > 1000
