@@ -122,8 +122,6 @@ _NOISE_BY_ACTIONS = {
 _PPO_CHOICES = {
     "one_rate": _ppo_before(),
     "log_std_-0.5": _ppo_before("--log-std-init -0.5"),
-    "log_std_-1": _ppo_before("--log-std-init -1"),
-    "gae_0.9": _ppo_before("--gae-lambda 0.9"),
     "gamma_0.995": _ppo_before("--gamma 0.995"),
     "rate_5e-4": _ppo_before("--learning-rate 5e-4"),
     "minibatch_128": _ppo_before("--minibatch-size 128"),
@@ -131,11 +129,7 @@ _PPO_CHOICES = {
     "minibatch_64": _ppo_before("--minibatch-size 64"),
     "minibatch_64_log_std_-0.5": _ppo_before("--minibatch-size 64 --log-std-init -0.5"),
     "minibatch_64_log_std_-1": _ppo_before("--minibatch-size 64 --log-std-init -1"),
-    "short_rollouts": _ppo_before("--rollout-steps 16 --epochs 5 --critic-epochs 5"),
-    "wide": _ppo_before("--hidden-sizes 256 256"),
-    "clip_0.3": _ppo_before("--clip-range 0.3"),
     "slow_log_std_rate": _ppo_before(log_std="1e-4"),
-    "critic_1e-3": _ppo_before(critic="1e-3"),
     "recomputed": _ppo_before(recomputed=True),
     "recomputed_slow_log_std_rate": _ppo_before(log_std="1e-4", recomputed=True),
     "recomputed_slow_log_std_rate_minibatch_128": _ppo_before(
@@ -146,7 +140,6 @@ _PPO_CHOICES = {
     "with_log_std_-0.5": "--log-std-init -0.5",
     "with_log_std_-1": "--log-std-init -1",
     "with_log_std_-1.4": "--log-std-init -1.4",
-    "with_common_gradient_0": "--common-gradient 0",
     **{f"with_{name}": settings for name, settings in _NOISE_BY_ACTIONS.items()},
 }
 _TRPO_CHOICES = {
@@ -157,15 +150,10 @@ _TRPO_CHOICES = {
     "kl_0.02": "--max-kl 0.02",
     "kl_0.02_log_std_-0.5": "--max-kl 0.02 --log-std-init -0.5",
     "kl_0.02_constant_log_std_-0.5": "--max-kl 0.02 --max-kl-schedule constant --log-std-init -0.5",
-    "kl_0.1": "--max-kl 0.1",
     "gae_0.9": "--gae-lambda 0.9",
-    "short_rollouts": "--rollout-steps 16",
     "width_128": "--hidden-sizes 128 128",
 }
 _ONE_RATE = {"policy": "3e-4", "log_std": "3e-4"}
-_LARGE_MINIBATCHES = _espo_before(
-    "--minibatch-size 512 --epochs 20 --critic-epochs 20", critic="1e-3", log_std="1e-3"
-)
 _AS_PPO = "--learning-rate 3e-4 --log-std-learning-rate 1e-4"
 _ESPO_CHOICES = {
     "critic_3e-4": _espo_before(),
@@ -174,9 +162,9 @@ _ESPO_CHOICES = {
     "rate_3e-4_log_std_-0.5": _espo_before("--log-std-init -0.5", **_ONE_RATE),
     "rate_3e-4_log_std_rate_1e-3": _espo_before(policy="3e-4", log_std="1e-3"),
     "slow_log_std_rate": _espo_before(critic="1e-3", log_std="1e-4"),
-    "fast_log_std_rate": _espo_before(critic="1e-3", log_std="1e-3"),
-    "large_minibatches": _LARGE_MINIBATCHES,
-    "threshold_0.1": "--deviation-threshold 0.1",
+    "large_minibatches": _espo_before(
+        "--minibatch-size 512 --epochs 20 --critic-epochs 20", critic="1e-3", log_std="1e-3"
+    ),
     "as_ppo": _AS_PPO,
     "common_gradient_0": "--common-gradient 0",
 }
@@ -185,11 +173,6 @@ _SD_ESPO_CHOICES = {
     "rate_3e-4": _espo_before(**_ONE_RATE),
     "recomputed": "--critic-learning-rate 3e-4",
     "as_ppo": _AS_PPO,
-    "log_std_-0.5": "--log-std-init -0.5",
-    "log_std_-1.4": "--log-std-init -1.4",
-    "dropout_0.5": "--dropout-threshold 0.5",
-    "common_gradient_0": "--common-gradient 0",
-    "large_minibatches": _LARGE_MINIBATCHES,
 }
 # The claim of each paper, by its own protocol.
 _REFERENCE = (
