@@ -168,5 +168,5 @@ class RecordedLoop:
 
 def fast_loop(step: Step, device: torch.device, *, required: bool = True) -> Loop:
     """The loop that is compiled for a CPU, as of `CompiledLoop`, and recorded for a GPU."""
-    record = recorder(device)
+    record = recorder(device, required=required)
     return CompiledLoop(step, required=required) if record is None else RecordedLoop(step, record)

@@ -7,6 +7,8 @@ static shapes and never asks the host for anything.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from rlkit_es.errors import UserError, first_line
+from rlkit_es.errors import CompilationError, first_line
 
 Replay = Callable[[], Any]
 # Of what is to be recorded, which takes nothing and returns tensors; it may be run several times. The
@@ -24,29 +26,40 @@ Record = Callable[[Callable[[], Any]], Replay]
 _WARM_UP = 3  # runs in which libraries choose and allocate what may not be allocated in a recording
 
 
-def recorder(device: torch.device) -> Record | None:
-    """How to record on ``device``; None where that is not possible, or gains nothing."""
-    return cuda_graph if device.type == "cuda" else None
+def recorder(device: torch.device, *, required: bool = True) -> Record | None:
+    """How to record on ``device``, as of `cuda_graph`; None where that is not possible, or gains nothing."""
+    if device.type != "cuda":
+        return None
+    return functools.partial(cuda_graph, device=device, required=required)
 
 
-def cuda_graph(run: Callable[[], Any]) -> Replay:
-    """Record ``run`` as a CUDA graph.
+def cuda_graph(run: Callable[[], Any], device: torch.device, *, required: bool = True) -> Replay:
+    """Record ``run``, all of it on ``device``, as a CUDA graph.
+
+    Where it does what a graph cannot hold, as a function of the user's own may, and no recording is
+    ``required``, the replay is ``run`` itself, with a warning.
 
     Raises:
-        UserError: it does what a graph cannot hold, as a function of the user's own may.
+        CompilationError: it does, and one is.
     """
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
+    # On the very device: torch's own default is that of the current one.
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         for _ in range(_WARM_UP):
             run()
-    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):
             results = run()
     except RuntimeError as error:
-        raise UserError(f"this cannot be a CUDA graph ({first_line(error)}): use --compile off") from error
+        # Ending a recording that went wrong raises too; what went wrong came before.
+        reason = f"this cannot be a CUDA graph ({first_line(error.__context__ or error)}); use --compile off"
+        if required:
+            raise CompilationError(reason) from error
+        warnings.warn(f"{reason}, or leave it at this slower, eager way", RuntimeWarning, stacklevel=2)
+        return run
 
     def replay() -> Any:
         graph.replay()

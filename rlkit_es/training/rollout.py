@@ -25,7 +25,7 @@ class RolloutCollector:
         generator: a CPU generator for the action noise.
         seeds: of the environments, N over all groups.
         device: where rollouts are wanted.
-        record: how acting is recorded, once in a rollout; None: it is not.
+        record: how acting is recorded, once for each policy; None: it is not.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class RolloutCollector:
         record: Record | None = None,
     ) -> None:
         self._record = record
+        self._recorded: tuple[ActorCritic, Recorded] | None = None  # of the policy that it was made for
         self.steps = steps
         self.generator = generator
         self.device = device
@@ -83,8 +84,13 @@ class RolloutCollector:
 
     def _acting(self, policy: ActorCritic) -> Callable[..., tuple[Tensor, ...]]:
         """Observation and noise to action, what the environment receives, and outputs that are kept."""
-        act = policy.frozen_evaluating() if policy.shares_encoder else policy.frozen()
-        return act if self._record is None else Recorded(act, self._record)
+        freeze = policy.frozen_evaluating if policy.shares_encoder else policy.frozen
+        if self._record is None:
+            return freeze()
+        if self._recorded is None or self._recorded[0] is not policy:
+            # What is frozen is part of the recording: computed anew from the parameters as they are then.
+            self._recorded = policy, Recorded(lambda *given: freeze()(*given), self._record)
+        return self._recorded[1]
 
     def _next_observations(self, seen: Tensor) -> Tensor:
         """(T, N, ...) a view of ``seen``, or a copy where episodes ended that reset in the same step."""
@@ -162,8 +168,8 @@ class _Group:
 
 
 def brought(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` of the CPU on ``device``; for a GPU, the host does not wait until it is there."""
-    if device.type == "cuda":
+    """``tensor`` on ``device``; from the CPU to a GPU, the host does not wait until it is there."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 

@@ -13,7 +13,7 @@ from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
 from rlkit_es.learners.learner import make_learner
-from rlkit_es.learners.recording import recorder
+from rlkit_es.learners.recording import Record, recorder
 from rlkit_es.learners.requests import Requests, Turn, carried_out
 from rlkit_es.models.normalizers import RewardScaler
 from rlkit_es.ranks import Ranks
@@ -145,8 +145,12 @@ class Trainer:
             generator=self.generators["action_noise"],
             seeds=self._env_seeds(),
             device=self.device,
-            record=recorder(self.device) if self.config.compile != "off" else None,
+            record=self._recorder(),
         )
+
+    def _recorder(self) -> Record | None:
+        mode = self.config.compile
+        return None if mode == "off" else recorder(self.device, required=mode == "on")
 
     def _env_seeds(self) -> list[int]:
         """Of this rank's environments: what they would be as some of all those of one process."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from plain_update import PlainUpdate
+from recordings import AsksNothing, as_a_gpu_would
 from torch import Tensor, nn
 from update_examples import (
     ADAM,
@@ -26,6 +27,7 @@ from rlkit_es.learners.adam_learner import AdamLearner
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
 from rlkit_es.learners.learner import make_learner as make_any_learner
+from rlkit_es.learners.loops import PythonLoop, RecordedLoop
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
@@ -434,3 +436,37 @@ def test_convolutions_are_not_compiled() -> None:
         assert not should_compile(mode, 10**9, cpu, pixels=True)[0]
     with pytest.raises(UserError, match=r"^compile is on, [^\n]*pictures[^\n]*--compile auto$"):
         should_compile("on", 10**9, cpu, pixels=True)
+
+
+@shared_or_not
+@pytest.mark.parametrize("algo", ["ppo", "sd_espo", "r2vpo"])
+def test_a_recorded_update_is_the_eager_one_bitwise(algo: str, shared: bool) -> None:
+    first = make_policy(shared=shared)
+    config = make_config_for(algo)
+    eager, replayed = (make_learner(algo, config, copy.deepcopy(first), watch_stop=False) for _ in range(2))
+    replayed.loop_by(lambda step: RecordedLoop(step, as_a_gpu_would))
+    for seed in range(2):
+        batch = make_batch(first, seed=seed)
+        assert eager.update(batch, RATE) == replayed.update(batch, RATE)
+        for one, other in zip(eager.state, replayed.state, strict=True):
+            assert torch.equal(one, other)
+
+
+@shared_or_not
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_no_step_asks_the_host_for_anything(precision: str, shared: bool) -> None:
+    policy = make_policy(shared=shared, precision=precision)
+    learner = make_learner("sd_espo", make_config_for("sd_espo"), policy, watch_stop=False)
+    steps = []
+
+    def watched(step: Any) -> PythonLoop:
+        def asking_nothing(*given: Any) -> Any:
+            steps.append(step.__name__)
+            with AsksNothing():
+                return step(*given)
+
+        return PythonLoop(asking_nothing, watch=False)
+
+    learner.loop_by(watched)
+    learner.update(make_batch(policy), RATE)
+    assert "joint" in steps

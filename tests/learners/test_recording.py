@@ -1,15 +1,18 @@
 """What a GPU is told to do, told to the CPU: nothing here needs a GPU."""
 
+import contextlib
 import copy
-from collections.abc import Callable
-from typing import Any, ClassVar
+import sys
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from recordings import as_a_gpu_would
-from torch.utils._python_dispatch import TorchDispatchMode
+from recordings import AsksNothing, as_a_gpu_would
 from update_examples import ADAM, make_batch, make_config_for, make_learner, make_policy
 
+from rlkit_es.errors import CompilationError
 from rlkit_es.learners.learner import make_learner as make_any_learner
 from rlkit_es.learners.loops import CompiledLoop, PythonLoop, RecordedLoop, fast_loop
 from rlkit_es.learners.recording import Recorded, recorder
@@ -48,25 +51,6 @@ def test_a_recorded_update_is_the_eager_one_bitwise(algo: str, settings: dict[st
         assert eager.update(batch, RATE, 0.5) == replayed.update(batch, RATE, 0.5)
         for one, other in zip(eager.state, replayed.state, strict=True):
             assert torch.equal(one, other)
-
-
-class AsksNothing(TorchDispatchMode):
-    """Refuses what a recording cannot hold: asking for a value, shapes that depend on one, host data."""
-
-    REFUSED: ClassVar = {
-        torch.ops.aten._local_scalar_dense.default,
-        torch.ops.aten.nonzero.default,
-        torch.ops.aten.masked_select.default,
-        torch.ops.aten.lift_fresh.default,
-        torch.ops.aten.is_nonzero.default,
-        torch.ops.aten.equal.default,
-    }
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func not in self.REFUSED, func
-        if func is torch.ops.aten.index.Tensor:
-            assert all(index is None or index.dtype != torch.bool for index in args[1]), func
-        return func(*args, **(kwargs or {}))
 
 
 def test_what_a_recording_cannot_hold_is_noticed() -> None:
@@ -120,22 +104,17 @@ def test_the_steps_of_the_critic_of_a_natural_step_ask_nothing_either() -> None:
 
 
 def test_a_loop_begins_where_it_is_told_and_ends_there() -> None:
-    taken: list[int] = []
-
     def step(state: Any, inputs: Any, row: torch.Tensor, real: torch.Tensor) -> Any:
-        taken.append(int(row[0]))
-        return (state[0] + row[0],)
+        return (10 * state[0] + row[0],)  # a digit for each row, in their order
 
     index, real = torch.arange(6).view(6, 1), torch.ones(6, 1, dtype=torch.bool)
     loop = recorded(step)
-    begun = (torch.tensor(100),)
-    for first, count in ((0, 6), (2, 5), (4, 4)):
-        taken.clear()
+    begun = (torch.tensor(7),)
+    for first, count, taken in ((0, 6, 7012345), (2, 5, 7234), (4, 4, 7)):
         at, after = loop(begun, (), index, real, first, count)
         assert at == count
-        assert taken[-(count - first) or len(taken) :] == list(range(first, count))
-        assert int(after[0]) == 100 + sum(range(first, count))
-    assert int(begun[0]) == 100
+        assert int(after[0]) == taken
+    assert int(begun[0]) == 7
 
 
 def test_a_recorded_function_keeps_apart_shapes_and_results() -> None:
@@ -149,6 +128,81 @@ def test_a_recorded_function_keeps_apart_shapes_and_results() -> None:
     assert second.tolist() == [7.0, 7.0]
     given.zero_()
     assert function(torch.full((2,), 5.0), torch.ones(2))[1].tolist() == [5.0, 5.0]
+
+
+def test_a_recording_knows_nothing_of_python() -> None:
+    # Or what is held against it here would not find what a GPU would get wrong.
+    weight = [torch.tensor(2.0)]
+    function = Recorded(lambda x: (x * weight[0],), as_a_gpu_would)
+    assert function(torch.ones(1))[0].item() == 2.0
+    weight[0].fill_(3.0)  # in its place: seen
+    assert function(torch.ones(1))[0].item() == 3.0
+    weight[0] = torch.tensor(4.0)  # in another: not seen
+    assert function(torch.ones(1))[0].item() == 3.0
+
+
+class FakeCuda:
+    """Streams and graphs that only say where they are."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.captured_on: list[Any] = []
+        self.warmed_up_on: list[Any] = []
+        for name in ("Stream", "current_stream"):
+            monkeypatch.setattr(torch.cuda, name, self._stream)
+        monkeypatch.setattr(torch.cuda, "stream", self._on)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+        monkeypatch.setattr(torch.cuda, "graph", self._capture)
+
+    def _stream(self, device: Any) -> Any:
+        return SimpleNamespace(device=device, wait_stream=lambda other: None)
+
+    @contextlib.contextmanager
+    def _on(self, stream: Any) -> Iterator[None]:
+        self.warmed_up_on.append(stream.device)
+        yield
+
+    @contextlib.contextmanager
+    def _capture(self, graph: Any, stream: Any) -> Iterator[None]:
+        self.captured_on.append(stream.device)
+        try:
+            yield
+        finally:
+            if sys.exc_info()[0] is not None:
+                raise RuntimeError("the capture ended badly")
+
+
+def test_a_graph_is_recorded_on_the_device_that_it_runs_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, device = FakeCuda(monkeypatch), torch.device("cuda:1")
+    record = recorder(device)
+    assert record is not None
+    assert record(lambda: 5)() == 5
+    assert fake.warmed_up_on == fake.captured_on == [device]
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_unless_a_recording_is_required(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    FakeCuda(monkeypatch)
+    calls = []
+
+    def run() -> int:
+        calls.append(1)
+        if len(calls) == 4:  # after the warm-up
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return len(calls)
+
+    said = r"cannot be a CUDA graph \(operation not permitted .*capturing\); use --compile off"
+    for required in (True, False):
+        calls.clear()
+        record = recorder(torch.device("cuda"), required=required)
+        assert record is not None
+        if required:
+            with pytest.raises(CompilationError, match=said):
+                record(run)
+        else:
+            with pytest.warns(RuntimeWarning, match=f"{said}, or leave it"):
+                replay = record(run)
+            assert [replay(), replay()] == [5, 6]
 
 
 def test_a_gpu_records_and_a_cpu_compiles() -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from recordings import as_a_gpu_would
 
 import rlkit_es
 from rlkit_es import run
@@ -85,16 +86,16 @@ def pages(mode: AutoresetMode, num_envs: int = len(SEEDS)) -> GymnasiumVectorEnv
 
 
 def policy_of_pages(**settings: Any) -> ActorCritic:
-    config = Config(algo="ppo", precision="float32", hidden_sizes=(), **settings)
+    config = Config(algo="ppo", **{"precision": "float32", "hidden_sizes": (), **settings})
     spec = Spaces(ObservationSpec((2, 36, 40)), ActionSpec(size=3, discrete=True))
     return make_policy(config, spec, seed=0)
 
 
 def collector(
-    groups: Sequence[GymnasiumVectorEnv], steps: int, seeds: Sequence[int] = SEEDS
+    groups: Sequence[GymnasiumVectorEnv], steps: int, seeds: Sequence[int] = SEEDS, **settings: Any
 ) -> RolloutCollector:
-    generator = torch.Generator().manual_seed(2)
-    return RolloutCollector(groups, steps, generator=generator, seeds=seeds, device=torch.device("cpu"))
+    generator, device = torch.Generator().manual_seed(2), torch.device("cpu")
+    return RolloutCollector(groups, steps, generator=generator, seeds=seeds, device=device, **settings)
 
 
 def memory(tensor: torch.Tensor) -> tuple[int, int]:
@@ -160,6 +161,22 @@ def test_what_acting_on_shared_features_gives_is_kept_for_the_batch(shared: bool
     )
     for name, value in anew._asdict().items():
         torch.testing.assert_close(getattr(kept, name), value, msg=name)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_acting_that_was_recorded_collects_the_same(precision: str, shared: bool) -> None:
+    policy = policy_of_pages(share_encoder=shared, precision=precision)
+    plain, recorded = (
+        collector([pages(AutoresetMode.NEXT_STEP)], 5, record=record) for record in (None, as_a_gpu_would)
+    )
+    for _ in range(3):
+        fields = [rollout.collect(policy)._asdict() for rollout in (plain, recorded)]
+        for name, field in fields[0].items():
+            assert field is fields[1][name] is None or torch.equal(field, fields[1][name]), name
+        with torch.no_grad():  # the policy moves on
+            for parameter in policy.parameters():
+                parameter.mul_(1.5)
 
 
 def test_a_rollout_is_not_overwritten_by_the_next() -> None:

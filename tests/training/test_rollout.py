@@ -85,13 +85,15 @@ def test_acting_that_was_recorded_collects_the_same() -> None:
     policy = walk_policy(noisy=True)
     groups = lambda: [walks(AutoresetMode.NEXT_STEP, size) for size in (3, 2)]  # noqa: E731
     plain, recorded = collector(groups(), 7), collector(groups(), 7, record=as_a_gpu_would)
-    for _ in range(2):
+    for _ in range(3):
         rollouts = held(plain.collect(policy)), held(recorded.collect(policy))
         assert rollouts[0].keys() == rollouts[1].keys()
         for name, field in rollouts[0].items():
             assert torch.equal(field, rollouts[1][name]), name
-        with torch.no_grad():  # the next rollout is of another policy
+        with torch.no_grad():  # the policy moves on
             policy.actor.log_std.add_(0.5)
+        assert policy.normalizer is not None
+        policy.normalizer.merge(torch.randn(50, 3), torch.ones(50, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v4", "CartPole-v1"])
