@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +120,46 @@ def test_settings_reach_a_constraint_too() -> None:
 
     rlkit_es.PPO("Pendulum-v1", constraint="curious", clip_range=0.3, **QUICK).learn(128)
     assert set(seen) == {(0.3, 3)}
+
+
+def test_schedules_reach_own_functions_of_every_slot_and_kind_of_step() -> None:
+    seen: dict[str, set[float]] = {}
+
+    def note(slot: str, limit: Any) -> None:
+        seen.setdefault(slot, set()).add(round(float(limit), 6))
+
+    @rlkit_es.register("surrogate")
+    def noted_surrogate(stats, advantage, max_kl):  # type: ignore[no-untyped-def]
+        note("surrogate", max_kl)
+        return stats.ratio * advantage
+
+    @rlkit_es.register("mask")
+    def noted_mask(stats, advantage, max_kl):  # type: ignore[no-untyped-def]
+        note("mask", max_kl)
+        return stats.ratio < 100
+
+    @rlkit_es.register("stop")
+    def noted_stop(stats, valid, deviation_threshold):  # type: ignore[no-untyped-def]
+        note("stop", deviation_threshold)
+        return (stats.ratio - 1).abs().mean() >= deviation_threshold
+
+    @rlkit_es.register("constraint")
+    def noted_constraint(stats, deviation_threshold):  # type: ignore[no-untyped-def]
+        note("constraint", deviation_threshold)
+        return stats.kl * deviation_threshold
+
+    slots = {"surrogate": "noted_surrogate", "mask": "noted_mask", "mask_at": "trial"}
+    small = {"num_envs": 4, "rollout_steps": 32, "max_kl_schedule": "linear"}
+    rlkit_es.TRPO("Pendulum-v1", **slots, max_kl=0.08, **small).learn(256)
+    slots = {"stop": "noted_stop", "constraint": "noted_constraint"}
+    linear = {"deviation_threshold": 0.6, "deviation_threshold_schedule": "linear"}
+    rlkit_es.PPO("Pendulum-v1", **slots, **linear, **QUICK).learn(256)
+    assert seen == {
+        "surrogate": {0.08, 0.04},
+        "mask": {0.08, 0.04},
+        "stop": {0.6, 0.3},
+        "constraint": {0.6, 0.3},
+    }
 
 
 def test_a_network_is_fixed_by_the_seed_alone() -> None:

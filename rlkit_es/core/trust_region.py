@@ -11,9 +11,7 @@ from torch import Tensor
 MatrixVectorProduct = Callable[[Tensor], Tensor]
 
 
-def conjugate_gradient(
-    product: MatrixVectorProduct, target: Tensor, *, iterations: int, tolerance: float | None = None
-) -> Tensor:
+def conjugate_gradient(product: MatrixVectorProduct, target: Tensor, *, iterations: int) -> Tensor:
     """Solve ``H x = target`` for a positive definite H that is known by its products alone.
 
     No value is read back to the host: once it has converged, what is left to do changes nothing.
@@ -22,13 +20,11 @@ def conjugate_gradient(
         product: v (P,) to H v (P,).
         target: (P,).
         iterations: at most; P of them solve any system, but for rounding. 10 to 15 are usual in TRPO.
-        tolerance: of the squared residual, relative to that of x = 0; None: what rounding allows.
 
     Returns:
         (P,) x.
     """
-    if tolerance is None:
-        tolerance = (10 * torch.finfo(target.dtype).eps) ** 2
+    tolerance = (10 * torch.finfo(target.dtype).eps) ** 2  # of the squared residual: what rounding allows
     x = torch.zeros_like(target)
     residual = direction = target
     square = start = residual.dot(residual)

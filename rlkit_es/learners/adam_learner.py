@@ -8,14 +8,22 @@ import torch
 from torch import Tensor
 
 from rlkit_es.core.losses import normalize
-from rlkit_es.errors import UserError, diverged
+from rlkit_es.errors import UserError
 from rlkit_es.learners.adam import AdamState, init_state, moments, store
+from rlkit_es.learners.base import Learner
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.estimates import Estimator
 from rlkit_es.learners.loops import Loop, PythonLoop, Step, fast_loop
-from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
+from rlkit_es.learners.minibatch_step import (
+    REPORT,
+    Adaptive,
+    MinibatchStep,
+    StepInputs,
+    StepState,
+    summarize,
+)
 from rlkit_es.learners.recipes import Slots
-from rlkit_es.learners.requests import LoopCall, Requests, carried_out
+from rlkit_es.learners.requests import LoopCall, Requests
 from rlkit_es.learners.samples import samples_of_all, shuffled
 from rlkit_es.learners.schedules import scheduled_settings
 from rlkit_es.models.actor_critic import ActorCritic
@@ -23,7 +31,7 @@ from rlkit_es.ranks import ALONE, Ranks
 from rlkit_es.types import Batch
 
 
-class AdamLearner:
+class AdamLearner(Learner):
     """Carries out one recipe's update on batch after batch.
 
     Args:
@@ -51,7 +59,6 @@ class AdamLearner:
         self.config = config
         self.ranks = ranks
         self.generator = generator
-        self.watch_stop = watch_stop
         self._step = MinibatchStep(policy, slots, config, ranks)
         actor, critic = self._step.actor, self._step.critic
         self.state = init_state(torch.cat([actor.gather(), critic.gather()]))
@@ -79,45 +86,24 @@ class AdamLearner:
     def state_tensors(self) -> dict[str, Tensor]:
         return {**moments(self.state), **self.adaptive._asdict()}
 
-    def update(
-        self,
-        batch: Batch,
-        learning_rate: float,
-        remaining: float = 1.0,
-        estimator: Estimator | None = None,
-    ) -> dict[str, float]:
-        """Optimise on one batch.
-
-        Args:
-            batch: B samples of the current policy.
-            learning_rate: of the policy, now; the others keep their proportions to it.
-            remaining: of training, from 1 at its start to 0: what scheduled thresholds go by.
-            estimator: of ``batch``; needed where ``config.recompute_advantages``.
-
-        Returns:
-            metrics by name: losses, gradient norm and kept fraction as means over the minibatch steps
-            that were applied, ``policy_steps`` and ``critic_steps`` as counts of them, ``stopped``
-            1.0 when the policy's optimisation ended early, ``learning_rate`` of the policy at the end,
-            ``penalty`` on the constraint at the end where there is one.
-
-        Raises:
-            NonFiniteError: a loss or the gradient is NaN or infinite.
-            UserError: advantages are to be recomputed, and there is no estimator.
-        """
-        return carried_out(self.updating(batch, learning_rate, remaining, estimator))
-
     @torch.no_grad()
     def updating(
         self, batch: Batch, learning_rate: float, remaining: float, estimator: Estimator | None = None
     ) -> Requests[dict[str, float]]:
+        """As of `Learner`; the policy and the critic step together.
+
+        Losses, ``grad_norm`` and ``kept_fraction`` are means over the minibatch steps that were applied,
+        ``policy_steps`` and ``critic_steps`` counts of them, ``stopped`` is 1.0 where the policy's
+        optimisation ended early; ``learning_rate``, the policy's, and ``penalty``, where there is a
+        constraint, are those at the end.
+        """
         config, device = self.config, batch.valid.device
         if not config.recompute_advantages:
             estimator = None
         elif estimator is None:
             raise UserError("recompute_advantages needs the batch's estimator: give the one of prepare_batch")
-        rates = config.log_std_rate(learning_rate), learning_rate, config.critic_rate(learning_rate)
         inputs = StepInputs(
-            learning_rate=torch.tensor(rates, device=device),
+            learning_rate=torch.tensor(config.rates(learning_rate), device=device),
             critic_on=torch.ones((), dtype=torch.bool, device=device),
             scheduled={
                 name: torch.tensor(value, device=device)
@@ -127,7 +113,7 @@ class AdamLearner:
             everyones=(),
         )
         inputs = self._with_estimates(inputs, batch.advantage, batch.value_target)
-        metrics = _summarize((yield from self._run_epochs(inputs, estimator)))
+        metrics = summarize((yield from self._run_epochs(inputs, estimator)))
         adapts = config.learning_rate_schedule == "adaptive_kl"
         metrics["learning_rate"] = learning_rate * (float(self.adaptive.rate_scale) if adapts else 1.0)
         if self._step.slots.constraint is not None:
@@ -181,18 +167,3 @@ class AdamLearner:
             elif at < count:
                 break
         return report
-
-
-def _summarize(report: Tensor) -> dict[str, float]:
-    sums = dict(zip(REPORT, report.tolist(), strict=True))
-    for name, column in zip(REPORT, report, strict=True):
-        if not column.isfinite():
-            raise diverged(name)
-    policy_steps, critic_steps = max(sums["policy_steps"], 1.0), max(sums["critic_steps"], 1.0)
-    return {
-        **sums,
-        "policy_loss": sums["policy_loss"] / policy_steps,
-        "value_loss": sums["value_loss"] / critic_steps,
-        "kept_fraction": sums["kept_fraction"] / policy_steps,
-        "grad_norm": sums["grad_norm"] / policy_steps,
-    }

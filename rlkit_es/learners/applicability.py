@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Literal
 
 from rlkit_es.errors import UserError
-from rlkit_es.learners.config import DEFAULTS, UpdateConfig
+from rlkit_es.learners.config import DEFAULTS, UpdateConfig, settings_of
+from rlkit_es.learners.slots import NO_CONSTRAINT
 
 # Fields that only one kind of step reads.
 _ONLY_ADAM = (
@@ -18,9 +21,7 @@ _ONLY_NATURAL = (
 )
 
 
-def check_applies(
-    step: Literal["adam", "natural"], config: UpdateConfig, *, mask: str, stop: str, constraint: str
-) -> None:
+def check_applies(step: Literal["adam", "natural"], config: UpdateConfig, filled: Mapping[str, str]) -> None:
     """No setting was changed that belongs to the other kind of step, or to a slot that is empty.
 
     Hyperparameters of a function that another one could replace (`clip_range` with the surrogate
@@ -29,15 +30,13 @@ def check_applies(
     Args:
         step: of the recipe.
         config: the settings.
-        mask: the slot as it will be filled.
-        stop: likewise.
-        constraint: likewise.
+        filled: what fills each slot.
 
     Raises:
         UserError: one has none; the message says what has.
     """
     if step == "natural":
-        _check_natural(config, mask, stop, constraint)
+        _check_natural(config, filled)
     unread = _ONLY_ADAM if step == "natural" else _ONLY_NATURAL
     read = ("max_kl", *_ONLY_NATURAL) if step == "natural" else ("learning_rate", *_ONLY_ADAM)
     for name in unread:
@@ -46,33 +45,36 @@ def check_applies(
                 f"{name} has no effect on {_article(step)} step, which is governed by {', '.join(read)}: "
                 "leave it out"
             )
-    _check_slots(step, config, mask, stop, constraint)
+    _check_slots(step, config, filled)
 
 
-def _check_slots(step: str, config: UpdateConfig, mask: str, stop: str, constraint: str) -> None:
+def _check_slots(step: str, config: UpdateConfig, filled: Mapping[str, str]) -> None:
     """Settings of a slot that is filled with something else."""
-    if constraint == "none":
+    if filled["constraint"] == NO_CONSTRAINT:
         for name in ("constraint_limit", "dual_learning_rate", "initial_penalty"):
             if getattr(config, name) != DEFAULTS[name]:
                 raise UserError(
                     f"{name} has no effect without a constraint: choose --constraint ratio_variance or kl"
                 )
-    if mask == "keep_all" and (config.mask_value or (config.mask_at == "trial" and step == "adam")):
+    if filled["mask"] == "keep_all" and (config.mask_value or (config.mask_at == "trial" and step == "adam")):
         name = "mask_value" if config.mask_value else "mask_at trial"
         raise UserError(f"{name} has no effect with the mask keep_all: choose another --mask")
-    if stop != "ratio_deviation" and config.deviation_threshold_schedule != "constant":
+    read = {name for slot, function in filled.items() for name in settings_of(slot, function)}
+    if "deviation_threshold" not in read and config.deviation_threshold_schedule != "constant":
         raise UserError(
-            f"deviation_threshold_schedule has no effect with the stop {stop}: choose --stop ratio_deviation"
+            f"deviation_threshold_schedule has no effect with the stop {filled['stop']}: "
+            "choose --stop ratio_deviation"
         )
 
 
-def _check_natural(config: UpdateConfig, mask: str, stop: str, constraint: str) -> None:
+def _check_natural(config: UpdateConfig, filled: Mapping[str, str]) -> None:
+    stop, constraint, mask = filled["stop"], filled["constraint"], filled["mask"]
     if stop != "never":
         raise UserError(
             f"stop {stop} cannot apply to a natural step, which moves the policy once and within max_kl: "
             "use stop never, or a recipe with minibatch steps"
         )
-    if constraint != "none":
+    if constraint != NO_CONSTRAINT:
         raise UserError(
             f"constraint {constraint} cannot apply to a natural step, which has its own trust region: "
             "use constraint none and max_kl, or a recipe with minibatch steps"
@@ -81,6 +83,10 @@ def _check_natural(config: UpdateConfig, mask: str, stop: str, constraint: str) 
         raise UserError(
             f"mask {mask} cannot be taken at the current policy of a natural step, where every ratio is 1: "
             "use mask_at trial, or mask keep_all"
+        )
+    if math.isinf(config.max_kl):
+        raise UserError(
+            "max_kl inf leaves a natural step no length: use the largest KL that an update may make, 0.1 say"
         )
     if config.learning_rate_schedule == "adaptive_kl":
         raise UserError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from rlkit_es.core.adaptation import LARGEST_PENALTY
 from rlkit_es.errors import check_choices, check_counts, check_name, check_range, check_types
-from rlkit_es.learners.slots import SLOTS, names
+from rlkit_es.learners.slots import DATA, SLOTS, names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +119,8 @@ class UpdateConfig:
     """What of |r - 1| over the minibatch is compared; the median ignores a few far samples."""
 
     stop_when: Literal["after", "before"] = "after"
-    """Measure after the step on the same minibatch (the ESPO authors' code), or before it, which
-    saves a forward pass and overshoots by one step less."""
+    """Measure after the step on the same minibatch (the ESPO authors' code), or before the step on the
+    next: that saves a forward pass, and the samples are others than those that the last step was made on."""
 
     max_kl: float = 0.02
     """KL(old || new) in nats, summed over action dimensions: the trust region of a natural step, the
@@ -165,7 +166,8 @@ class UpdateConfig:
         check_counts(self, "minibatch_size", "epochs", "cg_iterations", "line_search_steps")
         check_range(self, "learning_rate", "adam_epsilon", above=0, high=1)
         check_range(self, "max_grad_norm", "dropout_threshold", "dropout_rate", above=0)
-        check_range(self, "deviation_threshold", "max_kl", "constraint_limit", above=0)
+        check_range(self, "deviation_threshold", "max_kl", above=0)
+        check_range(self, "constraint_limit", above=0, high=1e6)
         check_range(self, "dual_learning_rate", "cg_damping", low=0, high=1e6)
         check_range(self, "initial_penalty", low=0, high=LARGEST_PENALTY)
         check_range(self, "line_search_shrink", above=0, high=0.99)
@@ -179,14 +181,24 @@ class UpdateConfig:
             if getattr(self, name) is not None:
                 check_range(self, name, above=0, high=1)
 
-    def log_std_rate(self, learning_rate: float) -> float:
-        """The log standard deviation's learning rate while the policy's is ``learning_rate``."""
-        return learning_rate * (self.log_std_learning_rate or self.learning_rate) / self.learning_rate
+    def rates(self, learning_rate: float) -> tuple[float, float, float]:
+        """Of log standard deviation, policy and critic, in proportion, while the policy's is that."""
 
-    def critic_rate(self, learning_rate: float) -> float:
-        """The critic's learning rate while the policy's is ``learning_rate``: in the same proportion."""
-        return learning_rate * (self.critic_learning_rate or self.learning_rate) / self.learning_rate
+        def in_proportion(rate: float | None) -> float:
+            return learning_rate * (rate or self.learning_rate) / self.learning_rate
+
+        log_std, critic = map(in_proportion, (self.log_std_learning_rate, self.critic_learning_rate))
+        return log_std, learning_rate, critic
 
 
 DEFAULTS: Mapping[str, Any] = {setting.name: setting.default for setting in fields(UpdateConfig)}
 """What each setting is where neither a recipe nor a user says otherwise."""
+
+
+def settings_of(slot: str, name: str) -> list[str]:
+    """The settings that the function of that name takes in ``slot``, beside its data."""
+    if name not in SLOTS[slot]:  # no constraint
+        return []
+    arguments = list(inspect.signature(SLOTS[slot][name]).parameters)[len(DATA[slot]) :]
+    # What is no setting has a default of its own: `register` sees to that.
+    return [argument for argument in arguments if argument in DEFAULTS]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from rlkit_es.errors import diverged
 from rlkit_es.learners.adam import init_state, store
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.loops import Loop, PythonLoop, fast_loop
-from rlkit_es.learners.minibatch_step import REPORT, Adaptive, MinibatchStep, StepInputs, StepState
+from rlkit_es.learners.minibatch_step import (
+    REPORT,
+    Adaptive,
+    MinibatchStep,
+    StepInputs,
+    StepState,
+    summarize,
+)
 from rlkit_es.learners.requests import LoopCall, Requests
 from rlkit_es.learners.samples import samples_of_all, shuffled
 from rlkit_es.types import Batch
@@ -65,7 +69,5 @@ class CriticFit:
             _, state = yield LoopCall("critic", self._loop, state, inputs, index, real, 0, count)
             store(state.optimizer, self.state)
             report = state.report
-        sums = dict(zip(REPORT, report.tolist(), strict=True))
-        if not math.isfinite(sums["value_loss"]):
-            raise diverged("value_loss")
-        return sums["value_loss"] / max(sums["critic_steps"], 1.0), sums["critic_steps"]
+        metrics = summarize(report)
+        return metrics["value_loss"], metrics["critic_steps"]

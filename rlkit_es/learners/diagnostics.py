@@ -50,4 +50,4 @@ def policy_shift(
         "surrogate_variance_within": surrogate_variance(stats, advantage, within),
         "surrogate_variance_bound": surrogate_variance_bound(advantage, within, dropout_threshold),
     }
-    return {name: float(value) for name, value in measured.items()}
+    return dict(zip(measured, torch.stack([*measured.values()]).tolist(), strict=True))  # asked for at once

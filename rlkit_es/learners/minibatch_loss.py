@@ -93,12 +93,13 @@ class MinibatchLoss:
             used = keep_all_if_empty(kept, mini.valid)
         policy_on = going
         if stops_before:
-            policy_on = going & ~self.slots.stop(everyones, mini.valid, scheduled)
+            policy_on = going & ~self.slots.stop(everyones, mini.valid, scheduled=scheduled)
         value_samples = mini.valid
         if self.config.mask_value:
             advantage = self.advantage(mini, used)
             value_samples = torch.where(policy_on, used, mini.valid)
-        policy_loss = -self._mean(self.slots.surrogate(stats, self.ranks.own(advantage), scheduled), used)
+        own_advantage = self.ranks.own(advantage)
+        policy_loss = -self._mean(self.slots.surrogate(stats, own_advantage, scheduled=scheduled), used)
         seen = mini._replace(own=own._replace(observation=critic_input))
         weighted_value_loss, value_loss = self.value(critic, seen, value_samples)
         if self.shares_encoder:  # the critic's loss moves the policy's part too
@@ -112,7 +113,7 @@ class MinibatchLoss:
             whole = stats
             if through is not None:
                 whole = policy_stats(self.distribution, new, own.behaviour, own.action)
-            constraint = self._mean(self.slots.constraint(whole), mini.valid)
+            constraint = self._mean(self.slots.constraint(whole, scheduled=scheduled), mini.valid)
             total = total + penalty * constraint
         kl = torch.zeros_like(total)
         if self.config.learning_rate_schedule == "adaptive_kl":
@@ -133,7 +134,7 @@ class MinibatchLoss:
         self, stats: PolicyStats, advantage: Tensor, mini: Minibatch, scheduled: Mapping[str, Tensor]
     ) -> Tensor:
         """(S,) bool: the valid samples that the mask keeps."""
-        return self.slots.mask(stats, advantage, scheduled) & mini.valid
+        return self.slots.mask(stats, advantage, scheduled=scheduled) & mini.valid
 
     def advantage(self, mini: Minibatch, samples: Tensor) -> Tensor:
         """(S,) advantages, normalised over ``samples`` where minibatches are to be."""

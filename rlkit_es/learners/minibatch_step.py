@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from rlkit_es.core.adaptation import adapt_to_kl, dual_ascent
+from rlkit_es.errors import diverged
 from rlkit_es.learners.adam import AdamState, Parts, adam, clip_scale, fused_adam
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.minibatch_loss import Losses, Minibatch, MinibatchLoss
@@ -96,7 +98,7 @@ class MinibatchStep:
         going = policy_on
         if self.slots.may_stop and self.config.stop_when == "after":
             stats = self.loss.stats(optimizer.parameters[: self.actor.size], mini)
-            going = policy_on & ~self.slots.stop(stats, mini.valid, inputs.scheduled)
+            going = policy_on & ~self.slots.stop(stats, mini.valid, scheduled=inputs.scheduled)
         stopped = (state.going & ~going).to(norm.dtype)
         policy_count, critic_count = active.unbind(0)
         happened = [
@@ -147,7 +149,7 @@ class MinibatchStep:
             kept,
         )
         gradient, *means = self._summed(gradient, *losses[:-1])
-        return gradient, losses._replace(**dict(zip(Losses._fields, means, strict=False)))
+        return gradient, Losses._make([*means, losses.policy_on])
 
     def _differentiate(
         self, loss: Callable[..., tuple[Tensor, Any]], at: Tensor, *rest: Any
@@ -228,3 +230,18 @@ class MinibatchStep:
         """(S,) for each column of ``index`` where its rank's samples begin among everyone's."""
         rank = torch.arange(len(index), device=index.device) // (len(index) // self.ranks.size)
         return rank * batch_size
+
+
+def summarize(report: Tensor) -> dict[str, float]:
+    """Metrics of an update, of the sums (len(REPORT),) over its steps: means but for the counts.
+
+    Raises:
+        NonFiniteError: one is NaN or infinite.
+    """
+    sums = dict(zip(REPORT, report.tolist(), strict=True))
+    for name, value in sums.items():
+        if not math.isfinite(value):
+            raise diverged(name)
+    steps = dict.fromkeys(("policy_loss", "kept_fraction", "grad_norm"), sums["policy_steps"])
+    steps["value_loss"] = sums["critic_steps"]
+    return {name: value / max(steps.get(name, 1.0), 1.0) for name, value in sums.items()}

@@ -23,13 +23,14 @@ from rlkit_es.core.trust_region import (
 )
 from rlkit_es.errors import diverged
 from rlkit_es.learners.adam import moments
+from rlkit_es.learners.base import Learner
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.critic_fit import CriticFit
 from rlkit_es.learners.estimates import Estimator
 from rlkit_es.learners.minibatch_loss import Minibatch
 from rlkit_es.learners.minibatch_step import MinibatchStep
 from rlkit_es.learners.recipes import Slots
-from rlkit_es.learners.requests import Requests, carried_out
+from rlkit_es.learners.requests import Requests
 from rlkit_es.learners.schedules import scheduled_settings
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
@@ -45,9 +46,10 @@ class _Start(NamedTuple):
     fisher_product: MatrixVectorProduct
     sizes: list[int]  # samples of each rank, S in sum
     max_kl: float  # of this step
+    scheduled: dict[str, Tensor]  # () each: as of `StepInputs`
 
 
-class NaturalLearner:
+class NaturalLearner(Learner):
     """Carries out one recipe's update on batch after batch.
 
     Args:
@@ -85,32 +87,17 @@ class NaturalLearner:
     def state_tensors(self) -> dict[str, Tensor]:
         return moments(self.critic.state)
 
-    def update(
-        self, batch: Batch, learning_rate: float, remaining: float = 1.0, estimator: Estimator | None = None
-    ) -> dict[str, float]:
-        """Step the policy once and fit the critic.
-
-        Args:
-            batch: B samples of the current policy.
-            learning_rate: scheduled; the critic's keeps its proportion to it.
-            remaining: of training, from 1 at its start to 0: what a scheduled trust region goes by.
-            estimator: not needed: the one step is made before the critic changes.
-
-        Returns:
-            metrics by name: ``policy_loss`` minus the surrogate after the step, ``grad_norm`` and
-            ``kept_fraction`` of the step, ``policy_steps`` 1.0 where a step was accepted,
-            ``line_search_trials``, ``line_search_failed`` 1.0 where none was, and the parameters are
-            bitwise what they were; the critic's ``value_loss`` and ``critic_steps``.
-
-        Raises:
-            NonFiniteError: the gradient or a loss is NaN or infinite.
-        """
-        return carried_out(self.updating(batch, learning_rate, remaining))
-
     @torch.no_grad()
     def updating(
         self, batch: Batch, learning_rate: float, remaining: float, estimator: Estimator | None = None
     ) -> Requests[dict[str, float]]:
+        """As of `Learner`; no estimator is needed, as the one step is made before the critic changes.
+
+        ``policy_loss`` is minus the surrogate after the step, ``grad_norm`` and ``kept_fraction`` are of
+        the step, ``policy_steps`` is 1.0 where one was accepted; where ``line_search_failed`` is 1.0 none
+        was after ``line_search_trials``, and the parameters are bitwise what they were. ``value_loss``
+        and ``critic_steps`` are the critic's.
+        """
         samples = Batch(*(field[batch.valid] for field in batch))
         sizes = self.ranks.sizes(len(samples.valid))
         max_kl = scheduled_settings(self.config, remaining).get("max_kl", self.config.max_kl)
@@ -120,7 +107,8 @@ class NaturalLearner:
         if self.config.mask_value:
             own = self.ranks.own(keep_all_if_empty(kept, torch.ones_like(kept)), sizes)
             batch = batch._replace(valid=batch.valid.masked_scatter(batch.valid, own))
-        value_loss, critic_steps = yield from self.critic.fit(batch, self.config.critic_rate(learning_rate))
+        *_, critic_rate = self.config.rates(learning_rate)
+        value_loss, critic_steps = yield from self.critic.fit(batch, critic_rate)
         return {
             "policy_loss": float(-search.surrogate),
             "value_loss": value_loss,
@@ -152,7 +140,7 @@ class NaturalLearner:
         if self.slots.may_drop:
             # The trial step is the full one, and nothing is moved for it: no line search, no undoing.
             stats = self._loss.gathered(self._loss.own_stats(self.parameters + step, own), sizes)
-            kept = self._loss.mask(stats, advantage, mini, {"max_kl": step.new_tensor(max_kl)})
+            kept = self._loss.mask(stats, advantage, mini, start.scheduled)
             used = keep_all_if_empty(kept, mini.valid)
             if self.config.mask_value:
                 advantage = self._advantage(mini, used)
@@ -176,7 +164,8 @@ class NaturalLearner:
         # Dropped samples stay in the trust region: their states are visited all the same.
         metric = self._loss.distribution.fisher(fisher_output.detach()) / states
         product = gauss_newton_product(fisher_output, parameters, metric)
-        return _Start(parameters, stats, lambda v: self.ranks.sum(product(v)), sizes, max_kl)
+        scheduled = {"max_kl": metric.new_tensor(max_kl)}
+        return _Start(parameters, stats, lambda v: self.ranks.sum(product(v)), sizes, max_kl, scheduled)
 
     def _some_of(self, count: int) -> Tensor:
         """Indices of `fisher_fraction` of ``count`` samples."""
@@ -192,10 +181,11 @@ class NaturalLearner:
             return mini.advantage
         return normalize(mini.advantage, samples)
 
-    def _surrogate(self, stats: PolicyStats, advantage: Tensor, keep: Tensor, sizes: list[int]) -> Tensor:
+    def _surrogate(self, start: _Start, stats: PolicyStats, advantage: Tensor, keep: Tensor) -> Tensor:
         """() this rank's share of the mean over the kept samples, of its ``stats`` (B,)."""
-        own_advantage, own_keep = self.ranks.own(advantage, sizes), self.ranks.own(keep, sizes)
-        return masked_mean(self.slots.surrogate(stats, own_advantage), own_keep, keep)
+        own_advantage, own_keep = self.ranks.own(advantage, start.sizes), self.ranks.own(keep, start.sizes)
+        values = self.slots.surrogate(stats, own_advantage, scheduled=start.scheduled)
+        return masked_mean(values, own_keep, keep)
 
     def _gradient(self, start: _Start, advantage: Tensor, keep: Tensor) -> Tensor:
         """(P,) of the surrogate over the kept samples.
@@ -204,7 +194,7 @@ class NaturalLearner:
             NonFiniteError: it is NaN or infinite.
         """
         with torch.enable_grad():
-            surrogate = self._surrogate(start.stats, advantage, keep, start.sizes)
+            surrogate = self._surrogate(start, start.stats, advantage, keep)
         (gradient,) = torch.autograd.grad(surrogate, start.parameters, retain_graph=True)
         gradient = self.ranks.sum(gradient)
         if not gradient.isfinite().all():
@@ -227,7 +217,7 @@ class NaturalLearner:
 
         def evaluate(parameters: Tensor) -> tuple[Tensor, Tensor]:
             stats = self._loss.own_stats(parameters, mini.own)
-            surrogate = self._surrogate(stats, advantage, keep, start.sizes)
+            surrogate = self._surrogate(start, stats, advantage, keep)
             kl = masked_mean(stats.kl, mini.own.valid, mini.valid)
             surrogate, kl = self.ranks.sum(torch.stack([surrogate, kl])).unbind()
             return surrogate, kl

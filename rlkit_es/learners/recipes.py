@@ -6,9 +6,7 @@ data; the names of the others are fields of `UpdateConfig`. So a new idea is one
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -16,19 +14,15 @@ from torch import Tensor
 
 from rlkit_es.errors import look_up
 from rlkit_es.learners.applicability import check_applies
-from rlkit_es.learners.config import DEFAULTS, UpdateConfig
+from rlkit_es.learners.config import UpdateConfig, settings_of
 from rlkit_es.learners.slots import NO_CONSTRAINT, SLOTS
-from rlkit_es.types import PolicyStats
 
 
 class BoundSlot(Protocol):
     """A slot with its hyperparameters filled in."""
 
-    def __call__(self, stats: PolicyStats, data: Tensor, scheduled: Mapping[str, Tensor] = ...) -> Tensor:
-        """The slot's value; ``data`` is the advantage, or for a stop which samples are valid.
-
-        ``scheduled`` holds, by name, the hyperparameters that are not what the configuration says.
-        """
+    def __call__(self, *data: Any, scheduled: Mapping[str, Tensor] = ...) -> Tensor:
+        """The slot's value; ``scheduled`` holds what is not what the configuration says, by name."""
         ...
 
 
@@ -96,7 +90,7 @@ class Slots(NamedTuple):
     surrogate: BoundSlot  # (stats, advantage) -> (M,) to be maximised
     mask: BoundSlot  # (stats, advantage) -> (M,) bool
     stop: BoundSlot  # (stats, valid) -> () bool
-    constraint: Callable[[PolicyStats], Tensor] | None  # stats -> (M,); None: nothing is constrained
+    constraint: BoundSlot | None  # (stats) -> (M,); None: nothing is constrained
     may_stop: bool  # False: the stop need not be measured
     may_drop: bool  # False: the mask keeps everything
     step: Literal["adam", "natural"]
@@ -122,37 +116,26 @@ def fill_slots(recipe: Recipe, config: UpdateConfig) -> Slots:
     Raises:
         UserError: ``config`` asks for what cannot apply to this kind of step.
     """
-    surrogate, mask, stop, constraint = slot_names(recipe, config).values()
-    check_applies(recipe.step, config, mask=mask, stop=stop, constraint=constraint)
+    filled = slot_names(recipe, config)
+    check_applies(recipe.step, config, filled)
+    bound = {slot: _bind(slot, name, config) for slot, name in filled.items() if name != NO_CONSTRAINT}
     return Slots(
-        surrogate=_bind(SLOTS["surrogate"][surrogate], config),
-        mask=_bind(SLOTS["mask"][mask], config),
-        stop=_bind(SLOTS["stop"][stop], config),
-        constraint=None if constraint == NO_CONSTRAINT else _bind_constraint(constraint, config),
-        may_stop=stop != "never",
-        may_drop=mask != "keep_all",
+        surrogate=bound["surrogate"],
+        mask=bound["mask"],
+        stop=bound["stop"],
+        constraint=bound.get("constraint"),
+        may_stop=filled["stop"] != "never",
+        may_drop=filled["mask"] != "keep_all",
         step=recipe.step,
     )
 
 
-def _bind_constraint(name: str, config: UpdateConfig) -> Callable[[PolicyStats], Tensor]:
-    constraint = SLOTS["constraint"][name]
-    settings = _settings(constraint, config, data=1)
-    return functools.partial(constraint, **settings) if settings else constraint
+def _bind(slot: str, name: str, config: UpdateConfig) -> BoundSlot:
+    function = SLOTS[slot][name]
+    settings = {setting: getattr(config, setting) for setting in settings_of(slot, name)}
 
-
-def _settings(slot: Callable[..., Tensor], config: UpdateConfig, *, data: int) -> dict[str, Any]:
-    """Of ``slot``, by name: its arguments but for the first ``data``."""
-    names = list(inspect.signature(slot).parameters)[data:]
-    # What is no field has a default of its own: `register` sees to that.
-    return {name: getattr(config, name) for name in names if name in DEFAULTS}
-
-
-def _bind(slot: Callable[..., Tensor], config: UpdateConfig) -> BoundSlot:
-    settings = _settings(slot, config, data=2)
-
-    def bound(stats: PolicyStats, data: Tensor, scheduled: Mapping[str, Tensor] | None = None) -> Tensor:
-        now = {name: value for name, value in (scheduled or {}).items() if name in settings}
-        return slot(stats, data, **{**settings, **now})
+    def bound(*data: Any, scheduled: Mapping[str, Tensor] | None = None) -> Tensor:
+        now = {setting: value for setting, value in (scheduled or {}).items() if setting in settings}
+        return function(*data, **{**settings, **now})
 
     return bound

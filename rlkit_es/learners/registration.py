@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from rlkit_es.errors import UserError, look_up
 from rlkit_es.learners.config import DEFAULTS
-from rlkit_es.learners.slots import NO_CONSTRAINT, SLOTS
+from rlkit_es.learners.slots import DATA, NO_CONSTRAINT, SLOTS
 from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import NETWORKS
 
@@ -17,10 +17,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # What the first arguments of each kind are given.
 _DATA = {
-    "surrogate": ("stats", "advantage"),
-    "mask": ("stats", "advantage"),
-    "stop": ("stats", "valid"),
-    "constraint": ("stats",),
+    **DATA,
     "network": ("sizes", "activation", "output_gain", "generator"),
     "encoder": ("shape", "generator"),
 }

@@ -33,6 +33,14 @@ SLOTS: Mapping[str, dict[str, Callable[..., Tensor]]] = {
     "constraint": CONSTRAINTS,
 }
 
+# What the first arguments of each are given; the others are hyperparameters.
+DATA: Mapping[str, tuple[str, ...]] = {
+    "surrogate": ("stats", "advantage"),
+    "mask": ("stats", "advantage"),
+    "stop": ("stats", "valid"),
+    "constraint": ("stats",),
+}
+
 
 def names(slot: str) -> list[str]:
     """What the configuration may say for ``slot``."""

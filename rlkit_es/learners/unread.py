@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rlkit_es.errors import UserError
-from rlkit_es.learners.config import DEFAULTS, UpdateConfig
+from rlkit_es.learners.config import DEFAULTS, UpdateConfig, settings_of
 from rlkit_es.learners.recipes import Recipe, find_recipe, slot_names
 from rlkit_es.learners.slots import SLOTS
 
@@ -49,14 +48,10 @@ def refuse_unread(algo: str, config: UpdateConfig, usual: Mapping[str, Any]) -> 
 def _is_read(name: str, filled: Mapping[str, str], recipe: Recipe, config: UpdateConfig) -> bool:
     if name == "max_kl" and (recipe.step == "natural" or config.learning_rate_schedule == "adaptive_kl"):
         return True
-    return any(name in _parameters(slot, value) for slot, value in filled.items())
-
-
-def _parameters(slot: str, value: str) -> Collection[str]:
-    return inspect.signature(SLOTS[slot][value]).parameters if value in SLOTS[slot] else ()
+    return any(name in settings_of(slot, value) for slot, value in filled.items())
 
 
 def _readers(name: str) -> list[str]:
     functions = [(slot, value) for slot, table in SLOTS.items() for value in table]
-    found = [f"--{slot} {value}" for slot, value in functions if name in _parameters(slot, value)]
+    found = [f"--{slot} {value}" for slot, value in functions if name in settings_of(slot, value)]
     return [*found, *(["--learning-rate-schedule adaptive_kl", "a natural step"] if name == "max_kl" else [])]

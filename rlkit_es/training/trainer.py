@@ -211,7 +211,7 @@ class Trainer:
                 logger.log(metrics)
             for callback in hooks.callbacks:
                 callback.on_iteration(self, metrics)
-            self._agree_on_stop(hooks)
+            self._agree_on_stop()
             if self.finished or crosses(before, progress.env_steps, config.segment_steps):
                 return
 
@@ -277,13 +277,12 @@ class Trainer:
         path = hooks.store.save(self)
         for callback in hooks.callbacks:
             callback.on_checkpoint(self, path)
-        self._agree_on_stop(hooks)
+        self._agree_on_stop()
 
-    def _agree_on_stop(self, hooks: Hooks) -> None:
+    def _agree_on_stop(self) -> None:
         """If a callback asked one rank to stop, all do."""
-        if hooks.callbacks:
-            reasons = self.ranks.everyones(self.stop_reason)
-            self.stop_reason = next((reason for reason in reasons if reason is not None), None)
+        reasons = self.ranks.everyones(self.stop_reason)
+        self.stop_reason = next((reason for reason in reasons if reason is not None), None)
 
     def _loggers(self, hooks: Hooks) -> Sequence[Logger]:
         return hooks.loggers if self.ranks.first else ()

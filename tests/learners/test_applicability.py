@@ -1,6 +1,7 @@
 """What cannot have an effect is refused in one line that says what has."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -60,6 +61,7 @@ REFUSED = [
         for algo in NATURAL
     ),
     *((algo, {"critic_epochs": None}, "critic_epochs None", "number of epochs") for algo in NATURAL),
+    *((algo, {"max_kl": math.inf}, "max_kl inf", "0.1") for algo in NATURAL),
     *((algo, {name: value}, name, "max_kl") for algo in NATURAL for name, value in ONLY_ADAM.items()),
     *((algo, {name: value}, name, "epochs") for algo in ADAM for name, value in ONLY_NATURAL.items()),
     *(

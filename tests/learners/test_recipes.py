@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlkit_es.core import constraints, masks, stops, surrogates
+from rlkit_es.core import masks, stops, surrogates
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import RECIPES, Recipe, fill_slots, find_recipe
@@ -90,7 +90,7 @@ def test_every_recipe_can_be_filled_and_its_defaults_are_fields(name: str) -> No
     assert slots.may_stop is (recipe.stop != "never")
     assert slots.may_drop is (recipe.mask != "keep_all")
     assert slots.step == recipe.step
-    assert slots.constraint is (None if recipe.constraint == "none" else constraints.ratio_variance)
+    assert (slots.constraint is None) == (recipe.constraint == "none")
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -134,7 +134,11 @@ def test_the_config_can_replace_every_slot(recipe: str, constraint: str) -> None
         assert torch.equal(slots.surrogate(stats, advantage), plain.surrogate(stats, advantage))
         assert torch.equal(slots.mask(stats, advantage), plain.mask(stats, advantage))
         assert torch.equal(slots.stop(stats, valid), plain.stop(stats, valid))
-        assert slots.constraint is plain.constraint is CONSTRAINTS.get(constraint)
+        if constraint == "none":
+            assert slots.constraint is plain.constraint is None
+        else:
+            assert slots.constraint is not None
+            assert torch.equal(slots.constraint(stats), CONSTRAINTS[constraint](stats))
         assert slots.may_stop is plain.may_stop is (stop != "never")
         assert slots.may_drop is plain.may_drop is (mask != "keep_all")
 
@@ -162,11 +166,13 @@ def test_what_is_scheduled_takes_the_place_of_the_setting_where_the_slot_has_it(
     deviation = float((stats.ratio - 1).abs()[valid].mean())
     for threshold in (0.5 * deviation, 2 * deviation):
         scheduled = {"deviation_threshold": torch.tensor(threshold)}
-        stop = slots.stop(stats, valid, scheduled)
+        stop = slots.stop(stats, valid, scheduled=scheduled)
         assert torch.equal(stop, stops.ratio_deviation(stats, valid, threshold))
-        assert torch.equal(slots.surrogate(stats, advantage, scheduled), slots.surrogate(stats, advantage))
-        assert torch.equal(slots.mask(stats, advantage, scheduled), slots.mask(stats, advantage))
-    assert torch.equal(slots.stop(stats, valid, {}), slots.stop(stats, valid))
+        assert torch.equal(
+            slots.surrogate(stats, advantage, scheduled=scheduled), slots.surrogate(stats, advantage)
+        )
+        assert torch.equal(slots.mask(stats, advantage, scheduled=scheduled), slots.mask(stats, advantage))
+    assert torch.equal(slots.stop(stats, valid, scheduled={}), slots.stop(stats, valid))
 
 
 def test_hyperparameters_are_bound_by_name() -> None:

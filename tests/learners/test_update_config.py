@@ -228,7 +228,7 @@ def test_values_that_are_too_large_are_refused(name: str, value: float) -> None:
         ("learning_rate", 1),
         ("mask_value", True),
         ("mask_value", False),
-        ("constraint_limit", math.inf),
+        ("constraint_limit", 1e6),
         ("constraint_limit", 1e-9),
         ("dual_learning_rate", 0),
         ("initial_penalty", 0.0),
