@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Never, Self
@@ -99,9 +100,9 @@ class Algorithm:
             UserError: it cannot be written.
             NonFiniteError: a parameter is NaN or infinite.
         """
-        path = Path(path) if Path(path).suffix else Path(f"{path}.safetensors")
-        if "\0" in str(path):
+        if "\0" in str(path) or not os.path.basename(path):
             raise UserError(f"a file cannot be named {str(path)!r}")
+        path = Path(path) if Path(path).suffix else Path(f"{path}.safetensors")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(self._trainer, path)
@@ -229,6 +230,8 @@ class Algorithm:
 
 def _numbers(observation: Any) -> np.ndarray:
     """Raises UserError: it is no array of numbers."""
+    if isinstance(observation, torch.Tensor):
+        observation = observation.detach().cpu()
     try:
         array = np.asarray(observation)
     except ValueError:  # of parts with different shapes

@@ -207,6 +207,24 @@ def test_a_run_directory_may_be_a_string(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "evaluation.json").exists()
 
 
+def test_a_run_directory_that_has_gone_is_named(tmp_path: Path) -> None:
+    agent = PPO("CartPole-v1", **SMALL, run_dir="run", eval_episodes=0).learn(64)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match=rf"^run directory run is not there .* from {tmp_path}$"):
+        agent.learn(64)
+    (tmp_path / "moved").rename(tmp_path / "run")
+    before = agent.env_steps
+    assert agent.learn(64).env_steps > before
+
+
+@pytest.mark.parametrize("name", ["models/", "", "new/"])
+def test_what_is_no_name_of_a_file_is_not_saved_under(name: str, cartpole: Algorithm, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    with pytest.raises(UserError, match=r"^a file cannot be named"):
+        cartpole.save(name)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
 def test_learning_again_goes_on_in_the_run_directory(tmp_path: Path) -> None:
     recorded, alone = (
         PPO("CartPole-v1", **SMALL, run_dir=run_dir, eval_episodes=1) for run_dir in (tmp_path / "run", None)
@@ -272,6 +290,7 @@ def test_predictions_for_continuous_actions(pendulum: Algorithm) -> None:
     assert pendulum.predict(batch[:0]).shape == (0, 1)
     np.testing.assert_allclose(pendulum.predict(batch.astype(np.float64)), actions)
     np.testing.assert_allclose(pendulum.predict(batch.tolist()), actions)
+    np.testing.assert_allclose(pendulum.predict(torch.tensor(batch, requires_grad=True)), actions)
 
 
 def test_samples_are_within_the_bounds_and_spread_around_the_mode(pendulum: Algorithm) -> None:

@@ -20,7 +20,7 @@ from rlkit_es.commands.settings import grouped_meanings
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.learners.slots import SLOTS
 from rlkit_es.training.config import Config
-from rlkit_es.training.other_names import OTHER_NAMES
+from rlkit_es.training.other_names import ABSENT, OTHER_NAMES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -145,6 +145,14 @@ def test_what_is_said_of_another_name_is_what_the_page_says() -> None:
             assert here in named(ours) or name == "policy_kwargs", name
             compared += 1
     assert compared > 20
+
+
+def test_what_has_no_counterpart_says_so_and_nothing_else_does() -> None:
+    missing = [theirs for ours, *theirs in rows("Hyperparameters") if not named(ours)]
+    names = set().union(*(named(cell) for theirs in missing for cell in theirs))
+    assert names - {"none"} == ABSENT.keys() & names
+    assert len(names) > 5
+    assert not ABSENT.keys() & OTHER_NAMES.keys()
 
 
 def test_our_column_of_the_equivalents_has_settings_alone() -> None:

@@ -120,8 +120,10 @@ def claimed(path: Path) -> Iterator[None]:
     """No other process records a run in ``path`` meanwhile, where the system can tell.
 
     Raises:
-        UserError: another one does.
+        UserError: another one does, or it is not there.
     """
+    if not checkpoints_of(path).is_dir():
+        raise UserError(f"run directory {path} is not there any more, or not seen from {Path.cwd()}")
     try:
         import fcntl
     except ImportError:  # not on Windows

@@ -95,7 +95,10 @@ def rows_until(path: Path, env_steps: float) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
-        return [row for row in complete_rows(path.read_text()) if float(row["env_steps"]) <= env_steps]
+        rows = complete_rows(path.read_text())
+        for value in (value for row in rows for value in row.values()):
+            float(value)
+        return [row for row in rows if float(row["env_steps"]) <= env_steps]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}; move it away to log anew") from error
 

@@ -197,9 +197,12 @@ class Config(UpdateConfig):
         check_range(self, "log_std_init", low=-10, high=5)
         check_range(self, "observation_clip", "reward_clip", above=0)
         if not isinstance(self.hidden_sizes, tuple) or any(
-            not isinstance(s, int) or s < 1 for s in self.hidden_sizes
+            not isinstance(s, int) or isinstance(s, bool) or s < 1 for s in self.hidden_sizes
         ):
-            raise UserError(f"hidden_sizes must be positive whole numbers, got {self.hidden_sizes!r}")
+            raise UserError(
+                "hidden_sizes must be a tuple of positive whole numbers, (64, 64) say, "
+                f"got {self.hidden_sizes!r}"
+            )
 
     def _check_pictures(self) -> None:
         if self.sign_rewards and self.normalize_rewards:
@@ -276,8 +279,8 @@ def as_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     settings = {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
     if isinstance(settings.get("run_dir"), str):
         settings["run_dir"] = Path(settings["run_dir"])
-    if isinstance(settings.get("hidden_sizes"), list):
-        settings["hidden_sizes"] = tuple(settings["hidden_sizes"])
+    if isinstance(sizes := settings.get("hidden_sizes"), (list, tuple, np.ndarray)):
+        settings["hidden_sizes"] = tuple(s.item() if isinstance(s, np.generic) else s for s in sizes)
     return settings
 
 

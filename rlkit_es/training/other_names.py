@@ -29,7 +29,10 @@ _ELSEWHERE: Mapping[str, str] = {
     "hidden_sizes, activation, log_std_init and network": "policy_kwargs",
     "log_std_init, which is its logarithm": "init_noise_std init_std",
     "normalize_observations": "norm_obs normalize_obs empirical_normalization",
-    "normalize_rewards": "norm_reward rew_norm",
+    "normalize_rewards": "norm_reward rew_norm return_scaling reward_normalization",
+    "scale_actions": "action_scaling",
+    "adam_epsilon": "optimizer_kwargs adam_eps",
+    "network, or encoder for pictures": "features_extractor_class features_extractor_kwargs",
     "observation_clip": "clip_obs",
     "reward_clip": "clip_reward",
     "device": "cuda gpu",
@@ -39,9 +42,23 @@ _ELSEWHERE: Mapping[str, str] = {
     "eval_episodes": "n_eval_episodes",
     "checkpoint_every": "save_freq save_interval",
 }
+# What has no counterpart, and why.
+ABSENT: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("clip_range_vf", "clip_vloss", "value_clip", "use_clipped_value_loss"),
+        "the value loss is never clipped here",
+    ),
+    **dict.fromkeys(("use_sde", "sde_sample_freq"), "action noise does not depend on the state here"),
+    "dual_clip": "no surrogate here clips twice; --surrogate says which there are",
+    **dict.fromkeys(("rnd_cfg", "symmetry_cfg"), "rewards and losses here are those of the recipe alone"),
+    "policy": "hidden_sizes, activation and network say what the policy is",
+    "verbose": "learn(progress=True) shows how training goes, and the command line always does",
+}
 OTHER_NAMES: Mapping[str, str] = {name: here for here, names in _ELSEWHERE.items() for name in names.split()}
 
 
 def hint(name: str, known: Collection[str], written: str | None = None) -> str:
-    """What ``name`` is called here, or the closest of what is ``known`` to how it was ``written``."""
+    """What ``name`` is here, or the closest of what is ``known`` to how it was ``written``."""
+    if name in ABSENT:
+        return ABSENT[name]
     return f"here it is {OTHER_NAMES[name]}" if name in OTHER_NAMES else suggestion(written or name, known)

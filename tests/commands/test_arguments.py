@@ -8,7 +8,7 @@ import pytest
 from rlkit_es.commands.arguments import checked
 from rlkit_es.errors import UserError
 from rlkit_es.training.config import Config
-from rlkit_es.training.other_names import OTHER_NAMES
+from rlkit_es.training.other_names import ABSENT, OTHER_NAMES
 
 HINTS = get_type_hints(Config)
 
@@ -44,6 +44,7 @@ def test_what_is_no_whole_number_or_for_none_stays(given: str) -> None:
         ("--gama 1", "unknown option --gama; did you mean --gamma"),
         ("--no-gamma", "unknown option --no-gamma; did you mean --gamma"),
         ("--xyzzy", "unknown option --xyzzy; nothing has a similar name"),
+        ("--clip-vloss", "unknown option --clip-vloss; the value loss is never clipped here"),
     ],
 )
 def test_an_unknown_option_says_what_it_is_called_here_or_what_is_similar(given: str, message: str) -> None:
@@ -54,5 +55,5 @@ def test_an_unknown_option_says_what_it_is_called_here_or_what_is_similar(given:
 
 def test_other_names_are_of_settings_and_none_is_one() -> None:
     fields = {field.name for field in dataclasses.fields(Config)}
-    assert not fields & OTHER_NAMES.keys()
+    assert not fields & (OTHER_NAMES.keys() | ABSENT.keys())
     assert {here.partition(",")[0] for here in OTHER_NAMES.values()} <= fields

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
 import torch
-import toy_envs  # noqa: F401  # registers its ids
+import toy_envs  # registers its ids
 
 from rlkit_es.envs.gymnasium_backend import GymnasiumVectorEnv, make_gymnasium
 from rlkit_es.envs.registry import choose_backend, make_vector_envs, usable_cores
@@ -39,6 +40,28 @@ def test_one_environment_alone_stays_in_this_process() -> None:
     assert choose_backend("HalfCheetah-v4", "auto", num_envs=2)[0] == "envpool"
     assert choose_backend("HalfCheetah-v4", "envpool", num_envs=1)[0] == "envpool"
     assert choose_backend("HumanoidRun-v1", "auto", num_envs=1)[0] == "envpool"  # only EnvPool has it
+
+
+@pytest.mark.usefixtures("nothing_stays_registered")
+@pytest.mark.parametrize("env_id", ["Catch-v0", "Pendulum-v1", "HalfCheetah-v4"])
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_what_somebody_else_registered_is_theirs_whatever_envpool_has(env_id: str, num_envs: int) -> None:
+    pytest.importorskip("envpool")
+    assert choose_backend(env_id, "auto", num_envs=2)[0] == "envpool"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that one is overridden
+        gym.register(env_id, "toy_envs:Walk", disable_env_checker=True)
+    assert choose_backend(env_id, "auto", num_envs)[0] == "gymnasium"
+    (envs,) = make_vector_envs(env_id, num_envs, backend="auto")
+    assert envs.reset(range(num_envs)).shape == (num_envs, *toy_envs.Walk.observation_space.shape)
+    envs.close()
+    assert choose_backend(env_id, "envpool", num_envs)[0] == "envpool"  # as asked
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v3", "Pusher-v4", "FrozenLake-v1"])
+def test_one_environment_alone_is_not_left_to_a_gymnasium_that_cannot_serve_it(env_id: str) -> None:
+    pytest.importorskip("envpool")
+    assert {choose_backend(env_id, "auto", num_envs=count)[0] for count in (1, 2)} == {"envpool"}
 
 
 def test_auto_without_envpool_takes_gymnasium_and_says_what_to_install(without_envpool: None) -> None:

@@ -409,9 +409,20 @@ def test_rows_that_were_lost_stay_lost_and_training_goes_on(
     assert policy_of(tmp_path / "run") == policy_of(whole(config))
 
 
-def test_metrics_that_cannot_be_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        "env_steps,iteration\nmany,1\n",
+        "env_steps,iteration\n1,many\n",
+        "env_steps,a\n1,2,3\n",
+        "env_steps,a\n4\n",
+    ],
+)
+def test_metrics_that_cannot_be_read_are_named(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stopped(configure(run_dir=tmp_path / "run"))
-    (tmp_path / "run" / "metrics.csv").write_text("env_steps,iteration\nmany,1\n")
+    (tmp_path / "run" / "metrics.csv").write_text(content)
     assert run.main(["--resume", "run"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: run/metrics.csv cannot be read")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -296,7 +297,7 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "gamma": NOT_FRACTIONS,
     "gae_lambda": NOT_FRACTIONS,
     "network": ("mpl", "", None, 3),
-    "hidden_sizes": ((0,), (64, -1), (64.0,), ("64",), 64, "64", None),
+    "hidden_sizes": ((0,), (64, -1), (64.0,), ("64",), (True,), 64, "64", None),
     "activation": ("gelu", "", None, 3),
     "log_std_init": (NAN, INF, -100, 100, "0", None),
     "normalize_observations": ("no", None),
@@ -534,6 +535,10 @@ def test_overrides_win_over_the_recipe() -> None:
 def test_lists_and_strings_are_taken_for_tuples_and_paths() -> None:
     config = Config.for_algorithm("ppo", hidden_sizes=[8, 8], run_dir="runs/mine")
     assert config.hidden_sizes == (8, 8)
+    for sizes in (np.array([8, 8]), [np.int64(8), 8], (np.int32(8), 8)):
+        numbers = Config.for_algorithm("ppo", hidden_sizes=sizes).hidden_sizes
+        assert numbers == (8, 8)
+        assert {type(number) for number in numbers} == {int}
     assert config.run_dir == Path("runs/mine")
 
 
