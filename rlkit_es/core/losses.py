@@ -33,7 +33,7 @@ def normalize(x: Tensor, keep: Tensor) -> Tensor:
         keep: (M,) bool, the samples that the statistics are taken over.
 
     Returns:
-        (M,) normalised values; all 0 where the kept values are equal (a minibatch of one, say).
+        (M,) normalised values; those that are kept are 0 where they are equal (a minibatch of one, say).
     """
     deviation = centred(x, keep)
     return deviation / (masked_mean(deviation.square(), keep).sqrt() + _EPSILON)

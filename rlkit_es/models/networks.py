@@ -115,7 +115,7 @@ class GaussianActor(nn.Module):
         return torch.cat([mean, self.log_std.expand_as(mean)], dim=-1)
 
     def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """Samples for (M, O) observations and (M, A) noise, with the parameters as they are now."""
+        """Samples for (M, O) observations and (M, A) noise, for as long as the parameters do not change."""
         network, std = frozen(self.network), self.log_std.exp()
         return lambda observation, noise: torch.addcmul(network(observation), std, noise)
 
@@ -136,7 +136,7 @@ class CategoricalActor(nn.Module):
         return torch.log_softmax(logits, dim=-1)
 
     def frozen(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """Samples for (M, O) observations and (M, n) noise, with the parameters as they are now."""
+        """Samples for (M, O) observations and (M, n) noise, for as long as the parameters do not change."""
         network = frozen(self.network)
         return lambda observation, noise: (network(observation) + noise).argmax(-1)
 

@@ -67,7 +67,7 @@ class ObservationNormalizer(StatsModule):
         return torch.where(varied, super()._inverse_std(), 0.0)
 
     def frozen(self) -> Callable[[Tensor], Tensor]:
-        """The same function, with the statistics as they are now."""
+        """The same function, for as long as nothing is counted: the statistics are looked up once."""
         mean, inverse_std, clip = self.mean, self.inverse_std, self.clip
         return lambda observation: ((observation - mean) * inverse_std).clamp_(-clip, clip)
 

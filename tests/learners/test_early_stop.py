@@ -95,6 +95,14 @@ def test_a_policy_that_is_far_already_does_not_step_when_measured_before(
     assert all(torch.isfinite(torch.tensor(x)) for x in metrics.values())
 
 
+def test_with_the_whole_batch_it_is_the_same_whether_measured_after_a_step_or_before_the_next() -> None:
+    whole = {"minibatch_size": 220, "epochs": 12, "critic_epochs": None, "deviation_threshold": 0.1}
+    (after, one), (before, other) = (update_with(stop_when=when, **whole) for when in ("after", "before"))
+    assert 2 < one["policy_steps"] == other["policy_steps"] < 12
+    size = actor_size(make_policy())
+    torch.testing.assert_close(before.state.parameters[:size], after.state.parameters[:size])
+
+
 def test_an_infinite_threshold_never_stops_and_is_the_stop_never_bitwise() -> None:
     endless, metrics = update_with(deviation_threshold=float("inf"))
     never, _ = update_with(stop="never")
