@@ -59,3 +59,4 @@ def evaluate_run(
     )
     if path is not None:
         write_json(path, evaluation.as_dict())
+        print(f"wrote {path}")

@@ -13,6 +13,6 @@ def output_file(output: Path, suffix: str) -> Path:
     Raises:
         UserError: it is no name of a file.
     """
-    if not output.name:
+    if not output.name or (not output.suffix and output.is_dir()):
         raise UserError(f"--output must be the name of a file, got {output}")
     return output if output.suffix else output.with_suffix(suffix)

@@ -30,12 +30,14 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def line(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """The only one that the command prints."""
+    """The only one that the command prints, but for where it wrote."""
     capsys.readouterr()
     assert cli.main(["evaluate", *arguments.split()]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    (printed,) = captured.out.splitlines()
+    printed, *wrote = captured.out.splitlines()
+    assert len(wrote) == ("--output" in arguments)
+    assert all(Path(said.removeprefix("wrote ")).is_file() for said in wrote)
     return printed
 
 
@@ -119,6 +121,7 @@ def test_a_damaged_last_checkpoint_is_passed_over_with_a_warning(
         ("{model} --output {model}", "would replace the model itself"),
         ("{stem} --output {model}", "would replace the model itself"),
         ("{run} --output .", "--output must be the name of a file"),
+        ("{run} --output {run}", "--output must be the name of a file"),
         ("{run} --import no_such_module", "cannot import 'no_such_module'"),
         ("{run} --import", "--import needs a value"),
     ],
