@@ -60,6 +60,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def line_and_type(error: BaseException) -> str:
+    """`first_line` and the type, without which that of a KeyError, say, tells nothing."""
+    return f"{first_line(error)} ({type(error).__name__})"
+
+
 def look_up(kind: str, name: str, table: Mapping[str, _T]) -> _T:
     """``table[name]``, or a `UserError` that names the closest matches."""
     if not isinstance(name, str):

@@ -199,6 +199,15 @@ def test_names_and_arguments_are_checked_when_registering() -> None:
     def demanding(stats, advantage, clip_range, sharpness):  # type: ignore[no-untyped-def]
         return advantage
 
+    def by_name(stats, *, advantage):  # type: ignore[no-untyped-def]
+        return advantage > 0
+
+    def setting_by_name(stats, advantage, *, clip_range):  # type: ignore[no-untyped-def]
+        return advantage > clip_range
+
+    with pytest.raises(UserError, match="mask by_name must take stats, advantage by position"):
+        rlkit_es.register("mask")(by_name)
+    rlkit_es.register("mask")(setting_by_name)
     with pytest.raises(UserError, match="surrogate clip comes with the library: choose another name"):
         rlkit_es.register("surrogate")(clip)
     with pytest.raises(UserError, match="mask lonely must take stats, advantage"):

@@ -93,7 +93,8 @@ class UpdateConfig:
 
     dropout_threshold: float = 0.5
     """delta of sample dropout: samples with |r - 1| at or above it are dropped. Smaller bounds the
-    variance tighter and uses fewer samples. inf drops nothing."""
+    variance tighter and uses fewer samples. inf drops nothing. Nor does one so small (1e-9) that no
+    sample of a minibatch is under it, since all are then kept; `kept_fraction` in the metrics is near 0."""
 
     dropout_rate: float = 1.0
     """For the mask kl_below: samples with KL(s) at or above this multiple of `max_kl` are dropped. 1

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from inspect import Parameter
 from typing import Any, Literal, TypeVar
 
 from rlkit_es.errors import UserError, look_up
 from rlkit_es.learners.config import DEFAULTS
-from rlkit_es.learners.slots import DATA, NO_CONSTRAINT, SLOTS
+from rlkit_es.learners.slots import BUILT_IN, DATA, SLOTS
 from rlkit_es.models.encoders import ENCODERS
 from rlkit_es.models.networks import NETWORKS
 
@@ -22,7 +23,8 @@ _DATA = {
     "encoder": ("shape", "generator"),
 }
 _TABLES: dict[str, dict[str, Any]] = {**SLOTS, "network": NETWORKS, "encoder": ENCODERS}
-_BUILT_IN = {kind: frozenset({*table, NO_CONSTRAINT}) for kind, table in _TABLES.items()}
+_BUILT_IN = {**BUILT_IN, "network": frozenset(NETWORKS), "encoder": frozenset(ENCODERS)}
+_BY_POSITION = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
 
 
 def register(kind: Kind) -> Callable[[_Function], _Function]:
@@ -37,7 +39,7 @@ def register(kind: Kind) -> Callable[[_Function], _Function]:
             ``network`` takes ``(sizes, activation, output_gain, generator)`` as
             `rlkit_es.models.networks.MLP` does, and returns a module from (M, sizes[0]) to
             (M, sizes[-1]); an ``encoder`` takes ``(shape, generator)`` and returns a module from pictures
-            (M, *shape) uint8 to features (M, F).
+            (M, *shape) uint8 to features (M, F). Each is tried on a few samples before it is trained with.
 
     Raises:
         UserError: there is no such kind, or the function does not fit it or has the name of one that
@@ -61,11 +63,11 @@ def register(kind: Kind) -> Callable[[_Function], _Function]:
 def _check_arguments(kind: str, name: str, function: Callable[..., Any]) -> None:
     parameters = list(inspect.signature(function).parameters.values())
     data, hyperparameters = parameters[: len(_DATA[kind])], parameters[len(_DATA[kind]) :]
-    if len(data) < len(_DATA[kind]):
-        raise UserError(f"{kind} {name} must take {', '.join(_DATA[kind])}")
+    if sum(parameter.kind in _BY_POSITION for parameter in data) < len(_DATA[kind]):
+        raise UserError(f"{kind} {name} must take {', '.join(_DATA[kind])} by position")
     known = set() if kind in ("network", "encoder") else set(DEFAULTS)
     for parameter in hyperparameters:
-        if parameter.name not in known and parameter.default is inspect.Parameter.empty:
+        if parameter.name not in known and parameter.default is Parameter.empty:
             raise UserError(
                 f"{kind} {name} takes {parameter.name!r}, which is no setting: give it a default value"
             )

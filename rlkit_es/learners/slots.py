@@ -33,6 +33,11 @@ SLOTS: Mapping[str, dict[str, Callable[..., Tensor]]] = {
     "constraint": CONSTRAINTS,
 }
 
+BUILT_IN: Mapping[str, frozenset[str]] = {
+    slot: frozenset({*table, NO_CONSTRAINT}) for slot, table in SLOTS.items()
+}
+"""What comes with the library: `SLOTS` before anything is registered."""
+
 # What the first arguments of each are given; the others are hyperparameters.
 DATA: Mapping[str, tuple[str, ...]] = {
     "surrogate": ("stats", "advantage"),

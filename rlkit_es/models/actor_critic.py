@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlkit_es.errors import look_up
+from rlkit_es.models.building import build, width_of
 from rlkit_es.models.distributions import make_distribution
-from rlkit_es.models.encoders import ENCODERS, Encoder, Precision
+from rlkit_es.models.encoders import Encoder, Precision
 from rlkit_es.models.networks import (
-    NETWORKS,
     CategoricalActor,
     Critic,
     Encoded,
@@ -43,7 +42,7 @@ class ActorCritic(nn.Module):
         generator: for the initial weights.
 
     Raises:
-        UserError: the encoder cannot take such pictures.
+        UserError: the encoder cannot take such pictures, or one of the user's own cannot be made.
     """
 
     action_low: Tensor
@@ -82,14 +81,16 @@ class ActorCritic(nn.Module):
         self.shares_encoder = share_encoder and observation.pixels
 
         def network_to(outputs: int, gain: float, *, encoded: bool) -> nn.Module:
-            make = look_up("network", network, NETWORKS)
+            def network_from(inputs: int) -> nn.Module:
+                sizes = (inputs, *hidden_sizes, outputs)
+                return build("network", network, sizes, activation, gain, generator)
+
             if not observation.pixels:
-                return make((observation.size, *hidden_sizes, outputs), activation, gain, generator)
-            own = Encoder(look_up("encoder", encoder, ENCODERS)(observation.shape, generator), precision)
-            with torch.no_grad():
-                features = own(torch.zeros(1, *observation.shape, dtype=torch.uint8)).shape[-1]
-            top = make((features, *hidden_sizes, outputs), activation, gain, generator)
-            return Encoded(own, top) if encoded else top
+                return network_from(observation.size)
+            own = build("encoder", encoder, observation.shape, generator)
+            pictures = torch.zeros(2, *observation.shape, dtype=torch.uint8)
+            top = network_from(width_of(f"encoder {encoder}", own, pictures))
+            return Encoded(Encoder(own, precision), top) if encoded else top
 
         # A last layer near zero: the first policy does not depend on the observation.
         actor = network_to(action.size, 0.01, encoded=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from rlkit_es.errors import UserError, first_line
+from rlkit_es.errors import UserError
 from rlkit_es.models.actor_critic import ActorCritic
+from rlkit_es.models.building import width_of
 from rlkit_es.training.config import Config
 from rlkit_es.training.threads import threads
 from rlkit_es.types import Spaces
@@ -22,7 +23,7 @@ def make_policy(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
     with torch.random.fork_rng(devices=[]), threads(1):
         torch.manual_seed(seed)
         policy = _make(config, spaces, seed)
-    _check(policy, spaces)
+        _check(policy, spaces, config.network)
     return policy
 
 
@@ -44,18 +45,14 @@ def _make(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
     )
 
 
-@torch.no_grad()
-def _check(policy: ActorCritic, spaces: Spaces) -> None:
+def _check(policy: ActorCritic, spaces: Spaces, network: str) -> None:
     observation = torch.zeros(2, *spaces.observation.shape, dtype=spaces.observation.dtype)
-    critic_input = policy.critic_input(observation)
-    for network, given, outputs in (
-        (policy.actor.network, observation, spaces.action.size),
-        (policy.critic.network, critic_input, 1),
+    with torch.no_grad():
+        critic_input = policy.critic_input(observation)
+    for part, given, outputs in (
+        (policy.actor, observation, spaces.action.size),
+        (policy.critic, critic_input, 1),
     ):
-        wanted = f"the network must turn {tuple(given.shape)} into (2, {outputs})"
-        try:
-            shape = tuple(network(given).shape)
-        except RuntimeError as error:
-            raise UserError(f"{wanted}: {first_line(error)}") from error
-        if shape != (2, outputs):
-            raise UserError(f"{wanted}, and gives {shape}")
+        width_of(f"network {network}", part.network, given, outputs)
+        if not any(True for _ in part.parameters()):
+            raise UserError(f"network {network} has no parameters, and so nothing to learn: give it some")
