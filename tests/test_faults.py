@@ -139,6 +139,8 @@ def checkpoints(directory: Path = Path("out")) -> list[int]:
             r"environment \d returned a non-finite reward",
         ),
         ("result = (result[0], float('inf'), *result[2:])", r"environment \d returned a non-finite reward"),
+        ("result = result[0][:2], *result[1:]", r"environment \d: step returned .* as observation"),
+        ("result = *result[:2], None, *result[3:]", r"environment \d: step returned None as terminated"),
     ],
 )
 def test_a_fault_of_an_environment_is_one_line(fault: str, message: str, here: Callable[..., Ended]) -> None:
@@ -252,8 +254,9 @@ def test_a_full_file_system_wherever_it_is_hit(room: int) -> None:
     [
         ("raise ValueError('the joint broke')", r"environment \d raised ValueError: the joint broke"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "environment .*"),
+        ("result = result[:4]", r"environment \d: step must return \(observation, reward, "),
     ],
-    ids=["raises", "is killed"],
+    ids=["raises", "is killed", "returns too little"],
 )
 def test_an_environment_in_a_process_of_its_own_too(fault: str, message: str) -> None:
     write_module(fault, when="calls == 150")  # each process counts for itself

@@ -57,9 +57,10 @@ class GymnasiumVectorEnv:
         self._ended = torch.zeros(self.num_envs, dtype=torch.bool)
 
     def reset(self, seeds: Sequence[int]) -> Tensor:
-        """Begin anew with a seed for each environment."""
+        """Begin anew with a seed for each environment, or with the first where the vector takes one."""
+        one_each = isinstance(self.env.unwrapped, gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv)
         with self._answering():
-            observation, _ = self.env.reset(seed=list(seeds))  # type: ignore[arg-type]  # its subclasses take a list
+            observation, _ = self.env.reset(seed=list(seeds) if one_each else seeds[0])  # type: ignore[arg-type]
         self._ended = torch.zeros(self.num_envs, dtype=torch.bool)
         return self._tensor(observation)
 

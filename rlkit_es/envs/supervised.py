@@ -7,14 +7,16 @@ import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
 
+from rlkit_es.envs import returned
 from rlkit_es.errors import NonFiniteError, UserError, diverged, returned_non_finite
 
-_Result = TypeVar("_Result", bound=tuple[Any, ...])
+# Gymnasium's wrappers take apart what an environment returns before it gets here.
+_OF_WRAPPERS = (Path(gym.__file__).parent, Path(gym.wrappers.__file__).parent)
 
 
 class FailedEnvironmentError(UserError):
@@ -42,6 +44,7 @@ class SupervisedEnv(gym.Wrapper[Any, Any, Any, Any]):
         super().__init__(make())
         self._make = make
         self._number = number
+        self._fit = returned.fitter(self.observation_space)
         self._seeded = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
@@ -51,22 +54,22 @@ class SupervisedEnv(gym.Wrapper[Any, Any, Any, Any]):
                 self.env.close()
                 self.env = self._make()
             self._seeded = self._seeded or seed is not None
-            return self._seen(self.env.reset(seed=seed, options=options))
+            result: Any = self.env.reset(seed=seed, options=options)
+            self._observation = returned.of_reset(result, self._fit)
         except Exception as error:
-            self._fail(error)
+            self._fail(error, "reset", returned.RESET)
+        return self._observation, {}
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """One step."""
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One step, without its info: nothing reads it, and Gymnasium fails where its shapes change."""
         try:
-            return self._seen(self.env.step(action))
+            result: Any = self.env.step(action)
+            self._observation, reward, terminated, truncated = returned.of_step(result, self._fit)
         except Exception as error:
             if not np.isfinite(action).all():
                 raise self._reason_for_action() from error
-            self._fail(error)
-
-    def _seen(self, result: _Result) -> _Result:
-        self._observation = result[0]
-        return result
+            self._fail(error, "step", returned.STEP)
+        return self._observation, reward, terminated, truncated, {}
 
     def _reason_for_action(self) -> NonFiniteError:
         """Why it is not finite: the observation that it follows from is not, or the policy has diverged."""
@@ -75,9 +78,15 @@ class SupervisedEnv(gym.Wrapper[Any, Any, Any, Any]):
             return diverged("the policy's action")
         return returned_non_finite(self._number, "observation")
 
-    def _fail(self, error: Exception) -> NoReturn:
+    def _fail(self, error: Exception, method: str, to_return: str) -> NoReturn:
+        if isinstance(error, returned.WrongReturnError):
+            raise FailedEnvironmentError(f"environment {self._number}: {method} {error}") from error
         reason = (str(error).strip() or "no message").splitlines()[0]
         frame = traceback.extract_tb(error.__traceback__)[-1]
+        if "unpack" in reason and Path(frame.filename).parent in _OF_WRAPPERS:
+            raise FailedEnvironmentError(
+                f"environment {self._number}: {method} must return {to_return}: {reason}"
+            ) from error
         raise FailedEnvironmentError(
             f"environment {self._number} raised {type(error).__name__}: {reason} "
             f"({Path(frame.filename).name}, line {frame.lineno})"

@@ -117,6 +117,29 @@ def test_what_only_this_process_has_registered_is_made_in_others() -> None:
     envs.close()
 
 
+def test_a_vector_of_its_own_kind_takes_the_first_seed() -> None:
+    def cart_poles() -> GymnasiumVectorEnv:
+        return GymnasiumVectorEnv(gym.make_vec("CartPole-v1", 3, vectorization_mode="vector_entry_point"))
+
+    envs, others = cart_poles(), cart_poles()
+    first = envs.reset([1, 2, 3])
+    assert torch.equal(first, others.reset([1, 5, 6]))
+    assert not torch.equal(first, others.reset([2, 2, 3]))
+    for _ in range(30):
+        envs.send(torch.ones(3, dtype=torch.int64))
+        step = envs.recv()
+    assert step.observation.isfinite().all()
+
+
+def test_wrapped_environments_take_a_seed_each() -> None:
+    def vector() -> SyncVectorEnv:
+        return SyncVectorEnv([Walk] * 3)
+
+    wrapped = gym.wrappers.vector.RecordEpisodeStatistics(vector())
+    seeds = [5, 1, 3]
+    assert torch.equal(GymnasiumVectorEnv(wrapped).reset(seeds), GymnasiumVectorEnv(vector()).reset(seeds))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("bounds", [(-1, 1), (-0.1, 0.1), (-0.4, 0.4), (-2, 2), (0.3, 0.7)])
 def test_actions_on_the_bounds_are_inside_the_space(bounds: tuple[float, float], dtype: type) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -97,6 +97,22 @@ class Broken(Walk):
         if self.what == "observation" and self.t == self.at:
             observation[1] = self.value
         return observation
+
+
+class Altered(Walk):
+    """A Walk whose `method`, "reset" or "step", returns what `alter` makes of what it should return."""
+
+    def __init__(self, method: str, alter: Callable[[tuple], Any]) -> None:
+        super().__init__()
+        self.method, self.alter = method, alter
+
+    def reset(self, **options: Any) -> Any:
+        result = super().reset(**options)
+        return self.alter(result) if self.method == "reset" else result
+
+    def step(self, action: np.ndarray) -> Any:
+        result = super().step(action)
+        return self.alter(result) if self.method == "step" else result
 
 
 class Spaces(gym.Env):
