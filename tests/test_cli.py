@@ -127,7 +127,7 @@ def test_an_error_is_one_line_and_no_traceback() -> None:
         ("--algo espo --gamma 2", "gamma must be a number at least 0 and at most 1, got 2.0"),
         ("--algo espo --gamma nan", "gamma must be a number"),
         ("--algo espo --env CartPole-v1 --device cuda:99", "device 'cuda:99' cannot be used here"),
-        ("--algo espo --hidden-sizes 64 0", "hidden_sizes must be positive whole numbers"),
+        ("--algo espo --hidden-sizes 64 0", "hidden_sizes must be a tuple of positive whole numbers"),
         ("--algo ppo --env toy_envs:ToyNaN-v0 --total-steps 100", "environment 0 returned"),
         ("--algo ppo --env CartPole-v1 --total-steps 100 --run-dir file/run", "cannot write run directory"),
     ],

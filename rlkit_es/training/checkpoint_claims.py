@@ -39,7 +39,7 @@ def require_size(tensors: Mapping[str, Tensor], config: Config, spaces: Spaces) 
     """
     observation = spaces.observation
     encoded = observation.pixels and config.encoder == "nature_cnn"
-    if encoded and min(observation.shape[1:]) < SMALLEST_PICTURE:
+    if encoded and (observation.shape[0] < 1 or min(observation.shape[1:]) < SMALLEST_PICTURE):
         raise CheckpointError(f"it is for pictures of shape {observation.shape}, which are too small")
     asked = weights_of_nature_cnn(observation.shape) if encoded else 0
     for outputs in (spaces.action.size, 1):
