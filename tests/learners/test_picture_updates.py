@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from plain_update import PlainUpdate
-from recordings import AsksNothing, as_a_gpu_would
+from recordings import as_a_gpu_would
 from torch import Tensor, nn
 from update_examples import (
     ADAM,
@@ -19,6 +19,7 @@ from update_examples import (
     make_natural_learner,
     parameters_of,
     relative_difference,
+    watched_steps,
 )
 
 from rlkit_es.errors import UserError
@@ -27,7 +28,7 @@ from rlkit_es.learners.adam_learner import AdamLearner
 from rlkit_es.learners.compilation import should_compile
 from rlkit_es.learners.diagnostics import policy_shift
 from rlkit_es.learners.learner import make_learner as make_any_learner
-from rlkit_es.learners.loops import PythonLoop, RecordedLoop
+from rlkit_es.learners.loops import RecordedLoop
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.models.distributions import policy_stats
@@ -457,16 +458,6 @@ def test_a_recorded_update_is_the_eager_one_bitwise(algo: str, shared: bool) -> 
 def test_no_step_asks_the_host_for_anything(precision: str, shared: bool) -> None:
     policy = make_policy(shared=shared, precision=precision)
     learner = make_learner("sd_espo", make_config_for("sd_espo"), policy, watch_stop=False)
-    steps = []
-
-    def watched(step: Any) -> PythonLoop:
-        def asking_nothing(*given: Any) -> Any:
-            steps.append(step.__name__)
-            with AsksNothing():
-                return step(*given)
-
-        return PythonLoop(asking_nothing, watch=False)
-
-    learner.loop_by(watched)
+    steps = watched_steps(learner)
     learner.update(make_batch(policy), RATE)
     assert "joint" in steps

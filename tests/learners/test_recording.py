@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from recordings import AsksNothing, as_a_gpu_would
-from update_examples import ADAM, make_batch, make_config_for, make_learner, make_policy
+from update_examples import ADAM, make_batch, make_config_for, make_learner, make_policy, watched_steps
 
 from rlkit_es.errors import CompilationError
 from rlkit_es.learners.learner import make_learner as make_any_learner
@@ -72,17 +72,7 @@ def test_what_a_recording_cannot_hold_is_noticed() -> None:
 def test_no_step_asks_the_host_for_anything(algo: str, settings: dict[str, Any]) -> None:
     policy = make_policy()
     learner = make_learner(algo, make_config_for(algo, **settings), policy, watch_stop=False)
-    steps = []
-
-    def watched(step: Any) -> PythonLoop:
-        def asking_nothing(*given: Any) -> Any:
-            steps.append(step.__name__)
-            with AsksNothing():
-                return step(*given)
-
-        return PythonLoop(asking_nothing, watch=False)
-
-    learner.loop_by(watched)
+    steps = watched_steps(learner)
     learner.update(make_batch(policy), RATE)
     assert "joint" in steps
 

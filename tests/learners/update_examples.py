@@ -4,11 +4,13 @@ import copy
 from typing import Any
 
 import torch
+from recordings import AsksNothing
 
 from rlkit_es.learners.adam_learner import AdamLearner
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.estimates import Estimates, Estimator
 from rlkit_es.learners.learner import make_learner as make_any_learner
+from rlkit_es.learners.loops import PythonLoop
 from rlkit_es.learners.natural_learner import NaturalLearner
 from rlkit_es.learners.recipes import RECIPES, fill_slots, find_recipe
 from rlkit_es.models.actor_critic import ActorCritic
@@ -96,6 +98,22 @@ def make_learner(
     policy = make_policy() if policy is None else policy
     generator = torch.Generator().manual_seed(seed)
     return AdamLearner(policy, fill_slots(find_recipe(algo), config), config, generator, **kwargs)
+
+
+def watched_steps(learner: AdamLearner) -> list[str]:
+    """Names of the steps that ``learner`` takes from now on, none of which may ask the host for anything."""
+    steps = []
+
+    def watched(step: Any) -> PythonLoop:
+        def asking_nothing(*given: Any) -> Any:
+            steps.append(step.__name__)
+            with AsksNothing():
+                return step(*given)
+
+        return PythonLoop(asking_nothing, watch=False)
+
+    learner.loop_by(watched)
+    return steps
 
 
 def updated(
