@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.util
 import os
@@ -24,6 +23,7 @@ from rlkit_es.envs.ids import (
     leaves_of_other_tasks,
     named_as_elsewhere,
 )
+from rlkit_es.envs.origins import gymnasium_serves, is_of_another
 from rlkit_es.envs.vector_env import VectorEnv
 from rlkit_es.errors import UserError, first_line, suggestion
 
@@ -31,13 +31,6 @@ Backend = Literal["auto", "envpool", "ale", "gymnasium", "gymnasium-async"]
 
 _INSTALL_ENVPOOL = "pip install 'rlkit_es[envpool]'"
 _INSTALL_DM_CONTROL = "pip install 'rlkit_es[dmc]'"
-
-# What came with Gymnasium: somebody may have registered another environment by its id since.
-_OF_GYMNASIUM = {
-    name: spec
-    for name, spec in gym.registry.items()
-    if str(getattr(spec.entry_point, "__module__", spec.entry_point)).startswith("gymnasium.")
-}
 
 
 class AtariSettings(NamedTuple):
@@ -68,9 +61,9 @@ def choose_backend(env_id: str, backend: Backend, num_envs: int | None = None) -
     if backend == "ale":
         raise UserError(f"backend ale is for Atari (ALE/Pong-v5), not for {env_id!r}: use --backend auto")
     in_envpool = own_id in set(envpool_ids())
-    if backend == "auto" and in_envpool and _is_of_another(env_id):
+    if backend == "auto" and in_envpool and is_of_another(env_id):
         return "gymnasium", "it was registered with Gymnasium, and what EnvPool has by this id is another"
-    if backend == "auto" and in_envpool and num_envs == 1 and _gymnasium_serves(env_id):
+    if backend == "auto" and in_envpool and num_envs == 1 and gymnasium_serves(env_id):
         return "gymnasium", "one environment alone is faster in this process than in a thread of EnvPool"
     if backend == "auto" and in_envpool:
         named = "has this id" if own_id == env_id else f"has this task, as {own_id},"
@@ -145,29 +138,6 @@ def _make(
             envpool_id(env_id), size, threads, settings=settings, episodic_life=atari.episodic_life
         )
     return make_gymnasium(env_id, size, asynchronous=backend == "gymnasium-async", first=first)
-
-
-def _is_of_another(env_id: str) -> bool:
-    """Whether the id means an environment that EnvPool cannot know, even if it has one of that id."""
-    return (
-        env_id in gym.registry
-        and not is_dm_control(env_id)
-        and gym.registry[env_id] is not _OF_GYMNASIUM.get(env_id)
-    )
-
-
-@functools.cache
-def _gymnasium_serves(env_id: str) -> bool:
-    """Whether its own environment of that id can be made here, and is of spaces that can be learned from."""
-    if env_id not in _OF_GYMNASIUM:
-        return False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are for when it is made to be stepped
-            make_gymnasium(env_id, 1, asynchronous=False).close()
-    except Exception:  # as MuJoCo's old versions, which only EnvPool still has
-        return False
-    return True
 
 
 def _refuse_other_names(env_id: str) -> None:

@@ -58,6 +58,13 @@ def test_what_somebody_else_registered_is_theirs_whatever_envpool_has(env_id: st
     assert choose_backend(env_id, "envpool", num_envs)[0] == "envpool"  # as asked
 
 
+@pytest.mark.usefixtures("nothing_stays_registered")
+def test_a_package_whose_environments_envpool_has_too_changes_nothing() -> None:
+    pytest.importorskip("envpool")
+    gym.register("FetchReach-v4", "gymnasium_robotics.envs.fetch.reach:MujocoFetchReachEnv")
+    assert choose_backend("FetchReach-v4", "auto", num_envs=2)[0] == "envpool"
+
+
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v3", "Pusher-v4", "FrozenLake-v1"])
 def test_one_environment_alone_is_not_left_to_a_gymnasium_that_cannot_serve_it(env_id: str) -> None:
     pytest.importorskip("envpool")
