@@ -12,13 +12,14 @@ from rlkit_es.envs.gymnasium_backend import make_gymnasium
 from rlkit_es.envs.ids import is_dm_control
 
 
-def _package(spec: registration.EnvSpec) -> str:
+def package_of(spec: registration.EnvSpec) -> str:
     """That its environment is made by."""
-    return str(getattr(spec.entry_point, "__module__", spec.entry_point)).partition(".")[0]
+    module, *_ = str(getattr(spec.entry_point, "__module__", spec.entry_point)).partition(":")
+    return module.partition(".")[0]
 
 
 # What came with Gymnasium: somebody may have registered another environment by its id since.
-_OF_GYMNASIUM = {name: spec for name, spec in gym.registry.items() if _package(spec) == "gymnasium"}
+_OF_GYMNASIUM = {name: spec for name, spec in gym.registry.items() if package_of(spec) == "gymnasium"}
 # Other packages whose environments EnvPool has by the same ids.
 _ALSO_IN_ENVPOOL = ("gymnasium_robotics", "minigrid")
 
@@ -28,7 +29,7 @@ def is_of_another(env_id: str) -> bool:
     if env_id not in gym.registry or is_dm_control(env_id):
         return False
     spec = gym.registry[env_id]
-    return spec is not _OF_GYMNASIUM.get(env_id) and _package(spec) not in _ALSO_IN_ENVPOOL
+    return spec is not _OF_GYMNASIUM.get(env_id) and package_of(spec) not in _ALSO_IN_ENVPOOL
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from rlkit_es.envs.ids import (
     leaves_of_other_tasks,
     named_as_elsewhere,
 )
-from rlkit_es.envs.origins import gymnasium_serves, is_of_another
+from rlkit_es.envs.origins import gymnasium_serves, is_of_another, package_of
 from rlkit_es.envs.vector_env import VectorEnv
 from rlkit_es.errors import UserError, first_line, suggestion
 
@@ -156,7 +156,7 @@ def _refuse_other_names(env_id: str) -> None:
 
 def _may_be_atari(env_id: str) -> bool:
     """Whether nobody else has registered it with Gymnasium."""
-    return env_id not in gym.registry or str(gym.registry[env_id].entry_point).startswith("ale_py")
+    return env_id not in gym.registry or package_of(gym.registry[env_id]) == "ale_py"
 
 
 def _choose_for_atari(env_id: str, backend: Backend) -> tuple[Backend, str]:

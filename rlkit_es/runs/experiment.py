@@ -20,7 +20,7 @@ from rlkit_es.runs.run_directory import (
     claimed,
     create_run_directory,
 )
-from rlkit_es.runs.run_records import rows_until
+from rlkit_es.runs.run_records import numbers_of, rows_until
 from rlkit_es.runs.wandb_logger import WandbLogger
 from rlkit_es.training.callbacks import Callback, Hooks, Logger
 from rlkit_es.training.evaluate import Evaluation
@@ -116,7 +116,7 @@ def going_on(
                 store.forget_after(trainer.progress.env_steps)
                 write_json(config.run_dir / DESCRIPTION, describe_run(trainer, launch))
                 earlier = rows_until(config.run_dir / "metrics.csv", trainer.progress.env_steps)
-                history.metrics += [{name: float(row[name]) for name in row} for row in earlier]
+                history.metrics += map(numbers_of, earlier)
                 watching += _open_loggers(trainer, config.run_dir, earlier)
         if progress:  # last: from here on the terminal is its own, until it is closed
             watching.append(ConsoleLogger(trainer.progress.stage_end, f"{config.algo} {config.env}"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,11 @@ def complete_rows(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
 
 
+def numbers_of(row: Mapping[str, str]) -> dict[str, float]:
+    """What a row says; raises ValueError or TypeError where it is no number."""
+    return {name: float(value) for name, value in row.items()}
+
+
 def rows_until(path: Path, env_steps: float) -> list[dict[str, str]]:
     """What was logged in ``path`` up to ``env_steps``, as it stands there; nothing where it is missing.
 
@@ -96,9 +101,7 @@ def rows_until(path: Path, env_steps: float) -> list[dict[str, str]]:
         return []
     try:
         rows = complete_rows(path.read_text())
-        for value in (value for row in rows for value in row.values()):
-            float(value)
-        return [row for row in rows if float(row["env_steps"]) <= env_steps]
+        return [row for row in rows if numbers_of(row)["env_steps"] <= env_steps]
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read: {error}; move it away to log anew") from error
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlkit_es.core import masks, stops, surrogates
+from rlkit_es.core import constraints, masks, stops, surrogates
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import RECIPES, Recipe, fill_slots, find_recipe
@@ -90,7 +90,12 @@ def test_every_recipe_can_be_filled_and_its_defaults_are_fields(name: str) -> No
     assert slots.may_stop is (recipe.stop != "never")
     assert slots.may_drop is (recipe.mask != "keep_all")
     assert slots.step == recipe.step
-    assert (slots.constraint is None) == (recipe.constraint == "none")
+    if recipe.constraint == "none":
+        assert slots.constraint is None
+    else:
+        stats, *_ = example()
+        assert slots.constraint is not None
+        assert torch.equal(slots.constraint(stats), constraints.ratio_variance(stats))
 
 
 @pytest.mark.parametrize("name", TABLE)

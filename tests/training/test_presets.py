@@ -129,7 +129,12 @@ ADAM = EITHER | {
     "recompute_advantages": False,
     "common_gradient": 1.0,
 }
-STOPPING = ADAM | {"surrogate": "ratio", "stop": "ratio_deviation", "deviation_threshold": 0.25}
+STOPPING = ADAM | {
+    "surrogate": "ratio",
+    "stop": "ratio_deviation",
+    "deviation_threshold": 0.25,
+    "deviation_threshold_schedule": "constant",
+}
 NATURAL = EITHER | {
     "rollout_steps": 1024,
     "hidden_sizes": (32, 32),
