@@ -141,6 +141,12 @@ _PPO_CHOICES = {
     "with_log_std_-1": "--log-std-init -1",
     "with_log_std_-1.4": "--log-std-init -1.4",
     **{f"with_{name}": settings for name, settings in _NOISE_BY_ACTIONS.items()},
+    "with_gamma_0.995": "--gamma 0.995",
+    "with_gamma_0.999": "--gamma 0.999",
+    "with_lambda_0.98": "--gae-lambda 0.98",
+    "with_gamma_0.995_lambda_0.98": "--gamma 0.995 --gae-lambda 0.98",
+    "with_32_envs": "--num-envs 32 --rollout-steps 64",
+    "with_16_envs": "--num-envs 16 --rollout-steps 128",
 }
 _TRPO_CHOICES = {
     **_NOISE_BY_ACTIONS,
@@ -173,6 +179,19 @@ _SD_ESPO_CHOICES = {
     "rate_3e-4": _espo_before(**_ONE_RATE),
     "recomputed": "--critic-learning-rate 3e-4",
     "as_ppo": _AS_PPO,
+}
+# On DM Control: one rate, and the rates of MuJoCo's defaults but for PPO's log standard deviation, which
+# from 0 would hardly come down.
+_DM_CONTROL_CHOICES = {
+    "ppo": {
+        "one_rate": _ppo_before(),
+        "critic_1e-3": _ppo_before(critic="1e-3"),
+        "recomputed_critic_1e-3": _ppo_before(critic="1e-3", recomputed=True),
+    },
+    "espo": {
+        "one_rate": _espo_before(policy="3e-4", critic="None", log_std="None"),
+        "as_on_mujoco": _espo_before(critic="1e-3", recomputed=True),
+    },
 }
 # The claim of each paper, by its own protocol.
 _REFERENCE = (
@@ -242,11 +261,22 @@ SUITES: Mapping[str, Suite] = {
             *_changes("espo", _ESPO_CHOICES),
             *_changes("sd_espo", _SD_ESPO_CHOICES),
         ),
-        ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4", "Ant-v4", "Humanoid-v4"),
+        ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4", "Ant-v4", "Humanoid-v4", "Swimmer-v4"),
         seeds=3,
         total_steps=1_000_000,
         settings=("--eval-every", "100000"),
         title="Choosing the defaults: one change at a time",
+    ),
+    "choosing_dm_control": Suite(
+        tuple(
+            variant for algo, changes in _DM_CONTROL_CHOICES.items() for variant in _changes(algo, changes)
+        ),
+        tuple(f"dm_control/{task}-v0" for task in ("cartpole-swingup", "cheetah-run", "walker-walk")),
+        seeds=3,
+        total_steps=1_000_000,
+        settings=("--eval-every", "100000"),
+        title="Choosing the defaults of DM Control",
+        remark="What the defaults were before is `one_rate`.",
     ),
     "ablation": Suite(
         (
