@@ -158,6 +158,9 @@ _TRPO_CHOICES = {
     "kl_0.02_constant_log_std_-0.5": "--max-kl 0.02 --max-kl-schedule constant --log-std-init -0.5",
     "gae_0.9": "--gae-lambda 0.9",
     "width_128": "--hidden-sizes 128 128",
+    "batch_1024": "--num-envs 32",
+    "batch_1024_16_envs": "--num-envs 16 --rollout-steps 64",
+    "batch_1024_kl_0.03": "--num-envs 32 --max-kl 0.03",
 }
 _ONE_RATE = {"policy": "3e-4", "log_std": "3e-4"}
 _AS_PPO = "--learning-rate 3e-4 --log-std-learning-rate 1e-4"
