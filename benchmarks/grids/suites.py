@@ -118,6 +118,9 @@ _NOISE_BY_ACTIONS = {
     "log_std_-1.42": "--log-std-init -1.416606672028108",
 }
 
+# The same batch, of twice as long pieces of trajectories.
+_32_ENVS = "--num-envs 32 --rollout-steps 64"
+
 # What the defaults are chosen from; the environments that are not among these judge the choice.
 _PPO_CHOICES = {
     "one_rate": _ppo_before(),
@@ -145,7 +148,7 @@ _PPO_CHOICES = {
     "with_gamma_0.999": "--gamma 0.999",
     "with_lambda_0.98": "--gae-lambda 0.98",
     "with_gamma_0.995_lambda_0.98": "--gamma 0.995 --gae-lambda 0.98",
-    "with_32_envs": "--num-envs 32 --rollout-steps 64",
+    "with_32_envs": _32_ENVS,
     "with_16_envs": "--num-envs 16 --rollout-steps 128",
 }
 _TRPO_CHOICES = {
@@ -158,6 +161,7 @@ _TRPO_CHOICES = {
     "kl_0.02_constant_log_std_-0.5": "--max-kl 0.02 --max-kl-schedule constant --log-std-init -0.5",
     "gae_0.9": "--gae-lambda 0.9",
     "width_128": "--hidden-sizes 128 128",
+    "32_envs": _32_ENVS,
     "batch_1024": "--num-envs 32",
     "batch_1024_16_envs": "--num-envs 16 --rollout-steps 64",
     "batch_1024_kl_0.03": "--num-envs 32 --max-kl 0.03",
@@ -176,12 +180,14 @@ _ESPO_CHOICES = {
     ),
     "as_ppo": _AS_PPO,
     "common_gradient_0": "--common-gradient 0",
+    "with_32_envs": _32_ENVS,
 }
 _SD_ESPO_CHOICES = {
     "critic_3e-4": _espo_before(),
     "rate_3e-4": _espo_before(**_ONE_RATE),
     "recomputed": "--critic-learning-rate 3e-4",
     "as_ppo": _AS_PPO,
+    "with_32_envs": _32_ENVS,
 }
 # On DM Control: one rate, and the rates of MuJoCo's defaults but for PPO's log standard deviation, which
 # from 0 would hardly come down.
