@@ -223,7 +223,10 @@ SUITES: Mapping[str, Suite] = {
         settings=("--eval-every", "200000"),
         pairs=_DROPOUT_PAIRS,
         title="DM Control",
-        remark="Outside it: [cheetah-run and finger-spin](environments.md#dm-control), three seeds each.",
+        remark=(
+            "Outside it: [cheetah-run, finger-spin and walker-walk](environments.md#dm-control), three seeds "
+            "each."
+        ),
     ),
     "atari": Suite(
         _RECIPES,
