@@ -143,7 +143,7 @@ def _check(cell: Cell) -> None:
     if not config.eval_episodes:
         raise UserError("--eval-episodes 0 leaves nothing to report: leave it out")
     if cell.finished or cell.begun:
-        asked = _experiment(config)
+        asked = experiment(config)
         ran = experiment_of(json.loads((cell.directory / "config.json").read_text())["config"])
         if different := sorted(name for name in asked | ran if asked.get(name) != ran.get(name)):
             raise UserError(
@@ -152,10 +152,11 @@ def _check(cell: Cell) -> None:
 
 
 def _identity(cell: Cell) -> tuple[str, str, int, str]:
-    return cell.env, cell.variant.name, cell.seed, digest(_experiment(parse(cell.arguments)))
+    return cell.env, cell.variant.name, cell.seed, digest(experiment(parse(cell.arguments)))
 
 
-def _experiment(config: Config) -> dict[str, object]:
+def experiment(config: Config) -> dict[str, object]:
+    """What runs with other seeds share of ``config``, as it is committed."""
     return experiment_of(dataclasses.asdict(config))
 
 

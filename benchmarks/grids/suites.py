@@ -61,10 +61,14 @@ def parse_variant(text: str) -> Variant:
 
 def _changes(algo: str, changes: Mapping[str, str]) -> tuple[Variant, ...]:
     """The recipe as it is, and with one change at a time."""
-    changed = [
+    return (*plain(algo), *_changed(algo, changes))
+
+
+def _changed(algo: str, changes: Mapping[str, str]) -> tuple[Variant, ...]:
+    """The recipe with one change at a time."""
+    return tuple(
         Variant(f"{algo}-{name}", algo, tuple(shlex.split(settings))) for name, settings in changes.items()
-    ]
-    return (Variant(algo, algo), *changed)
+    )
 
 
 _RECIPES = plain("ppo", "trpo", "espo", "sd_ppo", "sd_trpo", "sd_espo")
@@ -186,7 +190,7 @@ _SD_ESPO_CHOICES = {
     "with_32_envs": _32_ENVS,
 }
 _ESPO_ON_DM_CONTROL = {
-    "one_rate": _espo_before(policy="3e-4", critic="None", log_std="None"),
+    "one_rate": _before(policy="3e-4", critic="None", log_std="None"),
     "as_on_mujoco": _espo_before(critic="1e-3", recomputed=True),
 }
 # The claim of each paper, by its own protocol.
@@ -267,7 +271,7 @@ SUITES: Mapping[str, Suite] = {
         title="Choosing the defaults: one change at a time",
     ),
     "choosing_dm_control": Suite(
-        _changes("espo", _ESPO_ON_DM_CONTROL)[1:],
+        _changed("espo", _ESPO_ON_DM_CONTROL),
         ("dm_control/cheetah-run-v0", "dm_control/walker-walk-v0"),
         seeds=3,
         total_steps=1_000_000,

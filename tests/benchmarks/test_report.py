@@ -3,13 +3,13 @@
 import csv
 import dataclasses
 
+import learning
 import numpy as np
 import pytest
 import report
 from grid_examples import make_run
 from grids import figures, scores, sections
-from grids.cells import Cell
-from grids.records import experiment_of, read_committed, write_committed
+from grids.records import read_committed, write_committed
 from grids.scores import Published, best_published, env_name, find_scale, read_published, under_protocol
 from grids.sections import Measurement
 from grids.suites import SUITES, Suite, Variant, in_version_5, parse_variant, plain, select
@@ -220,12 +220,11 @@ def test_the_committed_page_is_what_the_committed_curves_say(tmp_path):
 def test_what_is_committed_of_a_suite_is_what_the_suite_runs_today(name, tmp_path):
     suite = SUITES[name]
     variants = {variant.name: variant for variant in suite.variants}
-    settings = ("--total-steps", str(suite.total_steps), *suite.settings)
     one_of_each = {(run.env, run.variant): run for run in read_committed(report.LEARNING / name)}
     for run in one_of_each.values():  # other seeds have the same settings, or could not be averaged
-        cell = Cell(variants[run.variant], run.env, run.seed, tmp_path, settings)
-        today = experiment_of(dataclasses.asdict(parse(cell.arguments)))
-        assert dict(run.config) == today, run.key
+        alone = dataclasses.replace(suite, variants=(variants[run.variant],), envs=(run.env,), seeds=1)
+        (cell,) = learning.make_cells(alone, tmp_path)
+        assert dict(run.config) == learning.experiment(parse(cell.arguments)), run.key
 
 
 def test_a_part_of_a_suite_is_chosen_by_patterns():
