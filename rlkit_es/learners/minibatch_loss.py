@@ -80,26 +80,15 @@ class MinibatchLoss:
         own = mini.own
         through = self._less_in_common(mini) if self.config.common_gradient < 1 else None
         new, learning, critic_input = self.actor(policy, own.observation, through)
-        stats = policy_stats(self.distribution, learning, own.behaviour, own.action)
-        everyones = stats
-        stops_before = self.slots.may_stop and self.config.stop_when == "before"
-        if stops_before or (self.slots.may_drop and kept is None):
-            everyones = self.gathered(stats)
+        stats = self._stats_at(learning, own)
         advantage = self.advantage(mini, mini.valid)
-        if not self.slots.may_drop:
-            kept = used = mini.valid
-        else:
-            kept = self.mask(everyones, advantage, mini, scheduled) if kept is None else kept
-            used = keep_all_if_empty(kept, mini.valid)
-        policy_on = going
-        if stops_before:
-            policy_on = going & ~self.slots.stop(everyones, mini.valid, scheduled=scheduled)
+        kept, used, policy_on = self._decide(stats, advantage, mini, going, scheduled, kept)
         value_samples = mini.valid
         if self.config.mask_value:
             advantage = self.advantage(mini, used)
             value_samples = torch.where(policy_on, used, mini.valid)
-        own_advantage = self.ranks.own(advantage)
-        policy_loss = -self._mean(self.slots.surrogate(stats, own_advantage, scheduled=scheduled), used)
+        surrogate = self.slots.surrogate(stats, self.ranks.own(advantage), scheduled=scheduled)
+        policy_loss = -self._mean(surrogate, used)
         seen = mini._replace(own=own._replace(observation=critic_input))
         weighted_value_loss, value_loss = self.value(critic, seen, value_samples)
         if self.shares_encoder:  # the critic's loss moves the policy's part too
@@ -108,14 +97,11 @@ class MinibatchLoss:
         if self.config.entropy_coefficient:
             entropy = self._mean(self.distribution.entropy(new), mini.valid)
             total = total - self.config.entropy_coefficient * entropy
-        constraint = torch.zeros_like(total)
+        constraint = kl = torch.zeros_like(total)
         if self.slots.constraint is not None:
-            whole = stats
-            if through is not None:
-                whole = policy_stats(self.distribution, new, own.behaviour, own.action)
+            whole = stats if through is None else self._stats_at(new, own)
             constraint = self._mean(self.slots.constraint(whole, scheduled=scheduled), mini.valid)
             total = total + penalty * constraint
-        kl = torch.zeros_like(total)
         if self.config.learning_rate_schedule == "adaptive_kl":
             kl = self._mean(stats.kl, mini.valid)
         kept_fraction = self._mean(self.ranks.own(kept).to(total.dtype), mini.valid)
@@ -148,14 +134,47 @@ class MinibatchLoss:
 
     def own_stats(self, policy: Tensor, samples: Batch) -> PolicyStats:
         """(M,) `stats` of this rank's ``samples`` alone."""
-        new = self.actor(policy, samples.observation).parameters
-        return policy_stats(self.distribution, new, samples.behaviour, samples.action)
+        return self._stats_at(self.actor(policy, samples.observation).parameters, samples)
 
     def gathered(self, stats: PolicyStats, sizes: Sequence[int] | None = None) -> PolicyStats:
         """(S,) of all ranks, of which each has (M,), or ``sizes``."""
         if self.ranks.size == 1:
             return stats
         return PolicyStats(*self.ranks.gather(torch.stack(stats, 1), sizes).unbind(1))
+
+    def _decide(
+        self,
+        stats: PolicyStats,
+        advantage: Tensor,
+        mini: Minibatch,
+        going: Tensor,
+        scheduled: Mapping[str, Tensor],
+        kept: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Over the samples of all ranks: which the mask keeps, which move the policy, and whether it goes on.
+
+        Args:
+            stats: (M,) of this rank.
+            advantage: (S,) as the mask sees it.
+            mini: the samples.
+            going: () bool, the policy has not stopped before.
+            scheduled: hyperparameters that are not what the configuration says.
+            kept: (S,) bool, what the mask kept elsewhere; None: as it says here.
+        """
+        stops_before = self.slots.may_stop and self.config.stop_when == "before"
+        if stops_before or (self.slots.may_drop and kept is None):
+            stats = self.gathered(stats)
+        if stops_before:
+            going = going & ~self.slots.stop(stats, mini.valid, scheduled=scheduled)
+        if not self.slots.may_drop:
+            return mini.valid, mini.valid, going
+        if kept is None:
+            kept = self.mask(stats, advantage, mini, scheduled)
+        return kept, keep_all_if_empty(kept, mini.valid), going
+
+    def _stats_at(self, parameters: Tensor, samples: Batch) -> PolicyStats:
+        """(M,) how far a distribution with ``parameters`` (M, D) is from the behaviour policy."""
+        return policy_stats(self.distribution, parameters, samples.behaviour, samples.action)
 
     def _less_in_common(self, mini: Minibatch) -> Callable[[Tensor], Tensor]:
         """For the network's outputs (M, D): what the samples of all ranks have in common counts less."""
