@@ -15,7 +15,7 @@ from command_line import Parser
 from grids import sections
 from grids.figures import plot_all_curves, plot_profiles
 from grids.records import group, read_committed
-from grids.scores import read_published, under_protocol
+from grids.scores import describe_scale, read_published, under_protocol
 from grids.sections import Measurement
 from grids.suites import SUITES
 from machine import REPOSITORY
@@ -92,7 +92,8 @@ def _figures(measured: Measurement, folder: Path) -> list[str]:
     plot_all_curves(measured.by_env, folder / f"{measured.name}-curves.png")
     lines = ["", f"![Training returns]({FIGURES}/{measured.name}-curves.png)"]
     if profiles := sections.profiles(measured):
-        plot_profiles(profiles, folder / f"{measured.name}-profiles.png")
+        scale = describe_scale(measured.suite.envs[0])
+        plot_profiles(profiles, scale, folder / f"{measured.name}-profiles.png")
         lines += ["", f"![Performance profiles]({FIGURES}/{measured.name}-profiles.png)"]
     return lines
 

@@ -83,15 +83,18 @@ def stratified_interquartile_mean(
 ) -> Estimate:
     """IQM of all runs of several tasks, with its stratified bootstrap interval (arXiv:2108.13264).
 
+    There every task has as many runs. Where one has fewer, each of its runs counts for more, so that each
+    task counts the same.
+
     Args:
         scores: a sequence of runs for each task, on one scale; runs are resampled within their task.
         level: of confidence, in (0, 1).
         seed: of the resampling.
     """
-    drawn = np.sort(np.concatenate(_resampled(scores, seed), axis=1), axis=1)
-    cut = drawn.shape[1] // 4
-    means = drawn[:, cut : drawn.shape[1] - cut].mean(axis=1)
-    return Estimate(interquartile_mean(np.concatenate(list(map(np.asarray, scores)))), _span(means, level))
+    weight = np.concatenate([np.full(len(runs), 1 / len(runs) / len(scores)) for runs in scores])
+    value = _weighted_interquartile_mean(np.concatenate(list(map(np.asarray, scores))), weight)
+    means = _weighted_interquartile_mean(np.concatenate(_resampled(scores, seed), axis=1), weight)
+    return Estimate(float(value), _span(means, level))
 
 
 def probability_of_improvement(
@@ -145,6 +148,20 @@ def band(curves: Sequence[tuple[np.ndarray, np.ndarray]], points: int = 200) -> 
     """Mean and range of curves ``(x, y)`` with rising x, interpolated where all of them have values."""
     x, y = align(curves, points)
     return Band(x, y.mean(axis=0), y.min(axis=0), y.max(axis=0))
+
+
+def _weighted_interquartile_mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(...) of ``values`` (..., n) with ``weight`` (n,) of sum 1; `interquartile_mean` where all are equal.
+
+    Cut from either end is the weight that floor(n / 4) of n equal values have.
+    """
+    order = values.argsort(axis=-1)
+    ordered, own = np.take_along_axis(values, order, axis=-1), weight[order]
+    until = own.cumsum(axis=-1)
+    cut = values.shape[-1] // 4 / values.shape[-1]
+    kept = (np.minimum(until, 1 - cut) - np.maximum(until - own, cut)).clip(min=0)
+    mean: np.ndarray = (kept * ordered).sum(axis=-1) / kept.sum(axis=-1)
+    return mean
 
 
 def _resampled(scores: Sequence[Sequence[float]], seed: int) -> list[np.ndarray]:

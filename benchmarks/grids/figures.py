@@ -43,8 +43,8 @@ def plot_all_curves(by_env: Mapping[str, Mapping[str, Sequence[Run]]], path: Pat
     figure.savefig(path, dpi=110)
 
 
-def plot_profiles(profiles: Mapping[str, Profile], path: Path) -> None:
-    """Fraction of runs above each score."""
+def plot_profiles(profiles: Mapping[str, Profile], scale: str, path: Path) -> None:
+    """Fraction of runs above each score, of which ``scale`` says what 0 and 1 are."""
     figure = _new_figure(7, 4)
     axes = figure.add_subplot()
     for variant, profile in profiles.items():
@@ -52,7 +52,7 @@ def plot_profiles(profiles: Mapping[str, Profile], path: Path) -> None:
         axes.fill_between(
             profile.threshold, profile.low, profile.high, alpha=0.12, color=line.get_color(), linewidth=0
         )
-    axes.set_xlabel("score: 0 is random play, 1 the best published at this budget")
+    axes.set_xlabel(f"score: {scale}")
     axes.set_ylabel("fraction of runs with a higher score")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,8 +106,17 @@ def find_scale(env_id: str, published: Sequence[Published], env_steps: int) -> S
     return Scale(random[env_id], best.mean) if best and env_id in random else None
 
 
+def describe_scale(env_id: str) -> str:
+    """What 0 and 1 are in `find_scale`."""
+    if is_atari(env_id):
+        return "0 is random play, 1 a person"
+    if is_dm_control(env_id):
+        return "1 is a return of 1000"
+    return "0 is random play, 1 the best published at this budget"
+
+
 class Measured(NamedTuple):
-    """A mean over seeds, and their standard deviation."""
+    """A mean over seeds, and their standard deviation; NaN where the rule needs what was not measured."""
 
     mean: float
     std: float
@@ -132,12 +142,30 @@ def _kind(protocol: str) -> str:
 
 def _max_over_training(runs: Sequence[Run]) -> Measured:
     """The best point of the mean over seeds of the evaluations."""
-    curves = [run.evaluations for run in runs]
-    shortest = min(len(steps) for steps, _ in curves)
-    # Seeds are evaluated at the same multiples, an iteration sooner or later.
-    means = np.stack([np.append(returns[: shortest - 1], returns[-1]) for _, returns in curves])
-    best = int(means.mean(axis=0).argmax())
-    return _measured(means[:, best].tolist())
+    returns = _common_evaluations(runs)
+    if returns.shape[1] == 1:
+        return Measured(math.nan, math.nan)  # no maximum over one
+    best = int(returns.mean(axis=0).argmax())
+    return _measured(returns[:, best].tolist())
+
+
+def _common_evaluations(runs: Sequence[Run]) -> np.ndarray:
+    """(seeds, points) returns where all ``runs`` were evaluated, within an iteration, and at the end."""
+    seldom = min((run.evaluations[0] for run in runs), key=len)
+    columns = []
+    for step in seldom[:-1]:
+        column = [_evaluated_near(run, step) for run in runs]
+        if None not in column:
+            columns.append(column)
+    return np.array([*columns, [run.final_return for run in runs]], dtype=float).T
+
+
+def _evaluated_near(run: Run, step: float) -> float | None:
+    """The return of the evaluation during training that is at most an iteration away from ``step``."""
+    steps, returns = (values[:-1] for values in run.evaluations)
+    away = np.abs(steps - step)
+    iteration = run.config["num_envs"] * run.config["rollout_steps"]
+    return float(returns[away.argmin()]) if len(away) and away.min() <= iteration else None
 
 
 def _best_model(runs: Sequence[Run]) -> Measured:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from seed_statistics import (
@@ -34,7 +35,7 @@ class Measurement:
     runs: Sequence[Run]
     published: Sequence[Published]
 
-    @property
+    @cached_property
     def by_env(self) -> dict[str, dict[str, list[Run]]]:
         """Seeds by environment and variant, in the suite's order, of what has been run."""
         groups = group(self.runs)
@@ -49,7 +50,7 @@ class Measurement:
         """Names, in the suite's order."""
         return [variant.name for variant in self.suite.variants]
 
-    @property
+    @cached_property
     def scales(self) -> dict[str, Scale]:
         """Of the environments that have one."""
         found = {env: find_scale(env, self.published, self.suite.total_steps) for env in self.by_env}
@@ -69,7 +70,7 @@ class Measurement:
             if env in self.scales and all(_enough(found.get(name)) for name in variants)
         ]
 
-    @property
+    @cached_property
     def complete_variants(self) -> list[str]:
         """Of which enough seeds were run wherever any were: what can be compared over the suite."""
         return [v for v in self.variants if all(_enough(found.get(v)) for found in self.by_env.values())]
@@ -213,7 +214,9 @@ def _mean_entry(seeds: Sequence[Run] | None, best: float) -> str:
 
 
 def _plus_minus(mean: float, std: float) -> str:
-    """Without a deviation where there is a single value."""
+    """Without a deviation where there is a single value; a dash where there is none."""
+    if math.isnan(mean):
+        return "-"
     return _short(mean) if math.isnan(std) else f"{_short(mean)} ± {_short(std)}"
 
 

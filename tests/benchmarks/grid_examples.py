@@ -25,11 +25,12 @@ def make_run(
     evaluations: Sequence[float] = (10.0, 50.0),
     training: float = 90.0,
     config: Mapping[str, Any] | None = None,
+    every: float = 100.0,
 ) -> Run:
-    """A run of 100 steps a curve point, evaluated at every one of them and at the end."""
+    """A run of ``every`` steps a curve point, evaluated at each of them and at the end."""
     count = len(evaluations)
     columns = (
-        100.0 * np.arange(1, count + 1),
+        every * np.arange(1, count + 1),
         np.arange(1.0, count + 1),
         np.linspace(0.0, training, count),
         np.array(evaluations, dtype=float),

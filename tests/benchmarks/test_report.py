@@ -81,6 +81,20 @@ def test_ours_are_measured_by_the_rule_of_what_they_stand_beside():
     assert under_protocol("3 seeds", runs).std == pytest.approx(200**0.5)
 
 
+def test_a_maximum_over_training_is_over_what_all_seeds_were_evaluated_at():
+    often = make_run(seed=0, final=1.0, evaluations=(9.0, 1.0, 9.0, 2.0, 9.0), every=10_000)
+    seldom = make_run(seed=1, final=1.0, evaluations=(3.0, 4.0), every=20_500)  # an iteration later
+    never = make_run(seed=2, final=1.0, evaluations=())
+    rule = "max over training"
+    assert under_protocol(rule, [often, seldom]) == (3.0, pytest.approx(2.0**0.5))
+    assert under_protocol(rule, [often, make_run(seed=3, evaluations=(50.0, 4.0), every=25_000)]).mean != 50.0
+    for none_in_common in ([often, never], [never]):
+        assert np.isnan(under_protocol(rule, none_in_common).mean)
+    lines = sections.beside_published(measurement("ppo", envs=["Hopper-v4"], runs=[never]))
+    assert any(line.endswith("| max over training | - |") for line in lines)
+    assert any(line.endswith("| final evaluation | 1.0 |") for line in lines)
+
+
 def test_aggregates_and_improvements_are_over_what_all_variants_were_run_on():
     measured = measurement("ppo", "sd_ppo")
     lines = "\n".join(sections.aggregates(measured))

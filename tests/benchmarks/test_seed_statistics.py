@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from seed_statistics import band, bootstrap_interval, interquartile_mean, sample_std, thin
+from seed_statistics import (
+    band,
+    bootstrap_interval,
+    interquartile_mean,
+    sample_std,
+    stratified_interquartile_mean,
+    thin,
+)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 20])
@@ -17,6 +24,27 @@ def test_interquartile_mean_drops_a_quarter_of_the_values_at_either_end(count):
 
 def test_interquartile_mean_ignores_an_outlier():
     assert interquartile_mean([1.0, 2.0, 3.0, 4.0]) == interquartile_mean([-1e9, 3.0, 2.0, 1e9])
+
+
+@pytest.mark.parametrize(("tasks", "runs"), [(6, 5), (1, 3), (2, 3), (3, 10)])
+def test_tasks_with_as_many_runs_each_have_the_interquartile_mean_of_all_runs(tasks, runs):
+    scores = np.random.default_rng(tasks).normal(size=(tasks, runs))
+    estimate = stratified_interquartile_mean(scores.tolist())
+    assert estimate.value == pytest.approx(interquartile_mean(scores.ravel()))
+    assert estimate.interval.low <= estimate.value <= estimate.interval.high
+
+
+def test_every_task_counts_the_same_whatever_its_number_of_runs():
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(0.0, 0.1, 3).tolist(), rng.normal(1.0, 0.1, 6).tolist()
+    estimate, evenly = (
+        stratified_interquartile_mean([few, many]),
+        stratified_interquartile_mean([few * 2, many]),
+    )
+    assert estimate.value == pytest.approx(evenly.value, abs=0.05)
+    assert stratified_interquartile_mean([few, many[:3]]).value == pytest.approx(estimate.value, abs=0.1)
+    low, high = estimate.interval
+    assert low < estimate.value < high
 
 
 def test_bootstrap_interval_covers_the_true_mean_about_as_often_as_it_says():
