@@ -27,11 +27,11 @@ def policy_shift(
 
     Returns:
         ``ratio_deviation`` E|r - 1|, ``ratio_bias`` E[r] - 1 (0 but for sampling error, as long as the
-        batch says anything of the policy), ``ratio_min`` and ``ratio_max``; ``approx_kl``
-        KL(old || new) in nats, summed over action dimensions (exact for each state, a sample mean over
-        states); ``entropy`` in nats; with A normalised over the batch, ``surrogate_variance`` Var(r A)
-        of all samples, ``surrogate_variance_within`` of those with |r - 1| < delta, and the
-        ``surrogate_variance_bound`` that this implies.
+        batch says anything of the policy), ``ratio_min`` and ``ratio_max`` (NaN without a valid
+        sample); ``approx_kl`` KL(old || new) in nats, summed over action dimensions (exact for each
+        state, a sample mean over states); ``entropy`` in nats; with A normalised over the batch,
+        ``surrogate_variance`` Var(r A) of all samples, ``surrogate_variance_within`` of those with
+        |r - 1| < delta, and the ``surrogate_variance_bound`` that this implies.
     """
     new = policy.actor(batch.observation)
     own_stats = policy_stats(policy.distribution, new, batch.behaviour, batch.action)
@@ -42,8 +42,8 @@ def policy_shift(
     measured = {
         "ratio_deviation": masked_mean((ratio - 1).abs(), valid),
         "ratio_bias": masked_mean(ratio - 1, valid),
-        "ratio_min": torch.where(valid, ratio, torch.inf).amin(),
-        "ratio_max": torch.where(valid, ratio, -torch.inf).amax(),
+        "ratio_min": torch.where(valid.any(), torch.where(valid, ratio, torch.inf).amin(), torch.nan),
+        "ratio_max": torch.where(valid.any(), torch.where(valid, ratio, -torch.inf).amax(), torch.nan),
         "approx_kl": masked_mean(stats.kl, valid),
         "entropy": masked_mean(entropy, valid),
         "surrogate_variance": surrogate_variance(stats, advantage, valid),

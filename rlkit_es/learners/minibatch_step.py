@@ -173,9 +173,10 @@ class MinibatchStep:
         return total[: len(gradient)], *total[len(gradient) :].unbind()
 
     def _mask_after_trial(self, state: StepState, inputs: StepInputs, mini: Minibatch) -> Tensor:
-        """(S,) bool: the mask where a step of the policy on all samples would lead."""
+        """(S,) bool: the mask where a step on all samples would lead."""
         gradient, _ = self._gradient(state, inputs, mini, mini.valid)
-        active = torch.stack([gradient.new_ones(()), gradient.new_zeros(())])
+        # Whether the critic steps too decides how far the gradient is clipped.
+        active = torch.stack([torch.ones_like(inputs.critic_on), inputs.critic_on]).to(gradient.dtype)
         rates = self._rates(inputs, state.adaptive)
         trial, _ = self._descend(state.optimizer, gradient, active, rates)
         stats = self.loss.stats(trial.parameters[: self.actor.size], mini)

@@ -106,7 +106,11 @@ class PlainUpdate:
     def _step(self, mini: Batch, policy_on: bool, critic_on: bool) -> None:
         keep = torch.ones_like(mini.valid)
         if policy_on and (self.algo in ("sd_ppo", "sd_espo") or self.config.mask == "ratio_within"):
-            keep = self._mask_after_trial(mini) if self.config.mask_at == "trial" else self._mask(mini)
+            keep = (
+                self._mask_after_trial(mini, critic_on)
+                if self.config.mask_at == "trial"
+                else self._mask(mini)
+            )
         if policy_on and self.config.learning_rate_schedule == "adaptive_kl":
             self._adapt_rate(mini)
         penalty = self.penalty
@@ -118,10 +122,13 @@ class PlainUpdate:
         if policy_on:
             self._policy_loss(mini, keep, penalty).backward()
         if critic_on:
-            error = self._value(mini, policy_on) - mini.value_target
             samples = keep if self.config.mask_value else torch.ones_like(keep)
-            (self.config.value_coefficient * error[samples].square().mean()).backward()
+            self._value_loss(mini, samples, policy_on).backward()
         self._descend()
+
+    def _value_loss(self, mini: Batch, samples: Tensor, policy_on: bool) -> Tensor:
+        error = self._value(mini, policy_on) - mini.value_target
+        return self.config.value_coefficient * error[samples].square().mean()
 
     def _value(self, mini: Batch, policy_on: bool) -> Tensor:
         """An encoder that is shared with the policy moves with it, and stays when it stays."""
@@ -159,13 +166,15 @@ class PlainUpdate:
         near = (self._log_ratio(mini).exp() - 1).abs() < self.config.dropout_threshold
         return near if near.any() else torch.ones_like(near)
 
-    def _mask_after_trial(self, mini: Batch) -> Tensor:
-        """Step the policy on all samples, look, and put everything back."""
+    def _mask_after_trial(self, mini: Batch, critic_on: bool) -> Tensor:
+        """Step on all samples, look, and put everything back."""
         parameters = [p.detach().clone() for p in self.parameters]
         optimizer = copy.deepcopy(self.optimizer.state_dict())
         self.optimizer.zero_grad(set_to_none=True)
         everything = torch.ones_like(mini.valid)
         self._policy_loss(mini, everything, self.penalty).backward()
+        if critic_on:
+            self._value_loss(mini, everything, policy_on=True).backward()
         self._descend()
         keep = self._mask(mini)
         with torch.no_grad():

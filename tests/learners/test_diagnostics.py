@@ -37,6 +37,14 @@ def test_within_the_threshold_the_variance_is_bounded_and_beyond_it_everything_c
     }
 
 
+def test_no_sample_has_no_smallest_and_no_largest_ratio() -> None:
+    batch = make_batch(make_policy(seed=3))
+    shift = policy_shift(make_policy(), batch._replace(valid=torch.zeros_like(batch.valid)), 0.5)
+    assert {name for name, value in shift.items() if not math.isfinite(value)} == {"ratio_min", "ratio_max"}
+    assert math.isnan(shift["ratio_min"])
+    assert math.isnan(shift["ratio_max"])
+
+
 @torch.no_grad()
 def test_against_torch_distributions_over_the_valid_samples() -> None:
     policy = make_policy(DISCRETE)
