@@ -58,7 +58,8 @@ def test_a_run_from_the_command_line(algo: str, env: str) -> None:
     assert sum(line.startswith(f"{algo} {env} ") for line in lines) >= 4
     assert any(line.startswith("backend ") for line in lines)
     assert any(line.startswith("threads: torch 1") for line in lines)
-    assert any(line.startswith("deterministic evaluation over 3 episodes: ") for line in lines)
+    evaluated = [line.startswith("deterministic evaluation over 3 episodes: ") for line in lines].index(True)
+    assert lines[evaluated - 1] == "evaluating 3 episodes"
     assert lines[-1] == "run directory: out"
     names = {path.name for path in Path("out").iterdir()}
     assert names == {
@@ -178,6 +179,25 @@ def test_a_reader_who_has_seen_enough_gets_no_traceback(command: str) -> None:
         printing.stdout.close()
         _, errors = printing.communicate(timeout=60)
     assert (errors, printing.returncode) == ("", 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize(
+    "command", ["cli.main(['algos'])", "run.main('--algo ppo --env CartPole-v1 --total-steps 100'.split())"]
+)
+def test_what_is_printed_onto_a_full_disk_is_one_error_line(command: str) -> None:
+    program = f"import sys; from rlkit_es import cli, run; sys.exit({command})"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.stderr == "error: cannot write standard output: No space left on device\n"
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
@@ -14,6 +15,8 @@ from rlkit_es.runs.launch import AlreadySaidError
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_UNREAD = 1
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def exit_code(command: Callable[[], None]) -> int:
@@ -41,15 +44,25 @@ def exit_code(command: Callable[[], None]) -> int:
     except BrokenPipeError:
         if not _unread():
             raise
+        _print_nowhere()
         return EXIT_UNREAD
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        # Of a file of the library's own it is a UserError, which names the file.
+        print(f"error: cannot write standard output: {error.strerror}", file=sys.stderr)
+        _print_nowhere()
+        return EXIT_USER_ERROR
     return 0
 
 
 def _unread() -> bool:
-    """Whether standard output is a pipe without a reader; what is left in it goes nowhere then."""
+    """Whether standard output is a pipe without a reader."""
     output = select.poll()
     output.register(sys.stdout)
-    unread = any(event & select.POLLERR for _, event in output.poll(0))
-    if unread:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return unread
+    return any(event & select.POLLERR for _, event in output.poll(0))
+
+
+def _print_nowhere() -> None:
+    """What is left in standard output cannot be written: it would be tried again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -128,6 +128,8 @@ def going_on(
                 logger.close()
         if progress:
             _say_how_it_went(trainer, history)
+            if config.run_dir is not None and config.eval_episodes:
+                print(f"evaluating {config.eval_episodes} episodes", flush=True)
         return None if config.run_dir is None else _finish(trainer, config.run_dir, history, callbacks)
 
 
