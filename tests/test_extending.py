@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,14 @@ def same(a: rlkit_es.Algorithm, b: rlkit_es.Algorithm) -> bool:
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: re.findall(r"(?:def|class) (\w+)", p)[0])
 def test_every_program_of_the_page_runs(program: str) -> None:
     exec(compile(program, "docs/extending.md", "exec"), {"__name__": "__main__"})
+
+
+def test_the_program_that_leaves_a_run_runs_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    (program,) = (program for program in PROGRAMS if "run_dir" in program)
+    for second in range(2):
+        monkeypatch.setattr(time, "strftime", lambda form, second=second: f"{form}{second}")
+        test_every_program_of_the_page_runs(program.replace("learn(50_000", "learn(4_096"))
+    assert len([*Path("runs").iterdir()]) == 2
 
 
 def test_the_page_shows_every_kind_of_extension() -> None:
