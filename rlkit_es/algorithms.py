@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Sequence
 from numbers import Integral
@@ -120,7 +119,7 @@ def resume(
     saved = open_together(Path(run_dir), ranks)
     for message in saved.warnings:
         warnings.warn(message, stacklevel=2)
-    trainer, _ = continued(saved, dataclasses.replace(saved.config, **changes), ranks)
+    trainer, _ = continued(saved, changes, ranks)
     with kept_threads():
         go_on(trainer, progress=progress, loggers=loggers, callbacks=callbacks)
     return ALGORITHMS[trainer.config.algo].of(trainer)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rlkit_es.commands import seeds_together
 from rlkit_es.commands.exit_code import exit_code
 from rlkit_es.commands.options import import_modules, take
-from rlkit_es.commands.resumption import PROGRAM, changed_config, command_to_go_on, result_of, say
+from rlkit_es.commands.resumption import PROGRAM, changed_settings, command_to_go_on, result_of, say
 from rlkit_es.commands.settings import parse_config
 from rlkit_es.errors import DivergedError, InUseError, UserError
 from rlkit_es.learners.recipes import RECIPES
@@ -58,7 +59,7 @@ def _main(arguments: Sequence[str], ranks: Ranks) -> None:
     if begun:
         assert place is not None
         config = dataclasses.replace(config, run_dir=place)
-        _go_on(open_together(place, ranks), config, imported, ranks)
+        _go_on(open_together(place, ranks), vars(config), imported, ranks)
         return
     trainer = Trainer(config, ranks=ranks)
     if place is None:
@@ -120,15 +121,13 @@ def resume(
         seeds_together.resume(directory, arguments, imported, ranks)
         return
     saved = open_together(directory, ranks)
-    changed = changed_config(saved.config, directory, arguments)
-    _go_on(saved, changed, imported, ranks)
+    _go_on(saved, changed_settings(saved.config, directory, arguments), imported, ranks)
 
 
-def _go_on(saved: SavedRun, config: Config, imported: Sequence[str], ranks: Ranks) -> None:
-    """Train on with ``config``, which may differ from what was ``saved`` in what may change."""
-    trainer, said = continued(saved, config, ranks)
-    directory = config.run_dir
-    print(f"going on with {directory} from {trainer.progress.env_steps:,} steps", flush=True)
+def _go_on(saved: SavedRun, settings: Mapping[str, Any], imported: Sequence[str], ranks: Ranks) -> None:
+    """Train on with ``settings``, which may differ from what was ``saved`` in what may change."""
+    trainer, said = continued(saved, settings, ranks)
+    print(f"going on with {saved.config.run_dir} from {trainer.progress.env_steps:,} steps", flush=True)
     say(said, saved.warnings)
     _train(trainer, lambda: go_on(trainer, progress=True), imported)
 

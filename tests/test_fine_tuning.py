@@ -154,6 +154,10 @@ def test_rewards_may_be_scaled_from_here_on(tmp_path: Path) -> None:
         ({"scale_actions": False}, "^scale_actions is True in "),
         ({"learning_rate": -1.0}, "^learning_rate must be "),
         ({"max_kl": 0.05}, "^max_kl has no effect on ppo"),
+        ({"algo": "trpo"}, "^algo is 'ppo' in .*, and cannot be otherwise: .* a new agent of another class"),
+        ({"algo": "espo"}, "^algo is 'ppo' in "),
+        ({"log_std_init": np.zeros(2)}, "^log_std_init is -0.75 in "),
+        ({"sticky_actions": 0.2}, r"^sticky_actions are for Atari .*, not for Pendulum-v1: set it to 0$"),
         ({"num_envs": 1, "rollout_steps": 4}, "^minibatch_size 16 is larger than the batch of 4"),
         ({"checkpoint": "best"}, "is one file"),
         ({"checkpoint": 64}, "is one file"),
@@ -162,9 +166,10 @@ def test_rewards_may_be_scaled_from_here_on(tmp_path: Path) -> None:
     ids=str,
 )
 def test_what_may_not_is_refused_by_name(model: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message) as refused:
-        rlkit_es.load(model, **changes)
-    assert not isinstance(refused.value, CheckpointError)  # the file is right
+    for load in (rlkit_es.load, PPO.load):
+        with pytest.raises(UserError, match=message) as refused:
+            load(model, **changes)
+        assert not isinstance(refused.value, CheckpointError)  # the file is right
 
 
 def test_what_is_said_again_is_no_change(model: Path) -> None:

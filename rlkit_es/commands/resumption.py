@@ -6,8 +6,9 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from rlkit_es.commands.settings import parse_config
+from rlkit_es.commands.settings import parse_settings
 from rlkit_es.ranks import Ranks
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
@@ -16,9 +17,9 @@ from rlkit_es.training.trainer import Trainer
 PROGRAM = "python -m rlkit_es.run"
 
 
-def changed_config(saved: Config, directory: Path, arguments: Sequence[str]) -> Config:
+def changed_settings(saved: Config, directory: Path, arguments: Sequence[str]) -> dict[str, Any]:
     """The settings of the run in ``directory``, with what ``arguments`` say in their place."""
-    return parse_config(
+    return parse_settings(
         arguments,
         saved,
         prog=f"{PROGRAM} --resume {directory}",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rlkit_es.commands.resumption import changed_config, command_to_go_on, result_of, say
+from rlkit_es.commands.resumption import changed_settings, command_to_go_on, result_of, say
 from rlkit_es.errors import DivergedError, InUseError, UserError
 from rlkit_es.ranks import Ranks
 from rlkit_es.runs.checkpoint_store import CheckpointStore
@@ -43,16 +41,12 @@ def resume(directory: Path, arguments: Sequence[str], imported: Sequence[str], r
     """
     _require_one_process(ranks)
     saved = open_seeds(directory)
-    first = saved[0].config
-    changed = changed_config(first, directory, arguments)
-    pairs = ((f.name, getattr(first, f.name), getattr(changed, f.name)) for f in dataclasses.fields(Config))
-    changes: dict[str, Any] = {name: value for name, before, value in pairs if value != before}
     trainers: list[Trainer] = []
     said: dict[str, None] = {}
     warnings: dict[str, None] = {}
     with memory_errors_said(len(saved)):
         for one in saved:
-            trainer, lines = continued(one, dataclasses.replace(one.config, **changes))
+            trainer, lines = continued(one, changed_settings(one.config, directory, arguments))
             trainers.append(trainer)
             said |= dict.fromkeys(lines)
             warnings |= dict.fromkeys(one.warnings)

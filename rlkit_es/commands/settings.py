@@ -33,10 +33,23 @@ _BEGINS: Mapping[str, str] = {
 
 
 def parse_config(arguments: Sequence[str], defaults: Config, *, prog: str, description: str) -> Config:
-    """``defaults`` with what ``arguments`` say in their place; exits after ``--help`` and bad arguments.
+    """`parse_settings` as a configuration.
 
     Raises:
         UserError: a value cannot be used.
+    """
+    return Config(**parse_settings(arguments, defaults, prog=prog, description=description))
+
+
+def parse_settings(
+    arguments: Sequence[str], defaults: Config, *, prog: str, description: str
+) -> dict[str, Any]:
+    """``defaults`` with what ``arguments`` say in their place, by name, whether or not they go together.
+
+    Exits after ``--help`` and bad arguments.
+
+    Raises:
+        UserError: an option is none.
     """
     hints = get_type_hints(Config)
     groups = [_options(title, settings, defaults, hints) for title, settings in grouped_meanings().items()]
@@ -48,7 +61,7 @@ def parse_config(arguments: Sequence[str], defaults: Config, *, prog: str, descr
         description=description,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
     )
-    return Config(**{name: value for group in vars(parsed).values() for name, value in vars(group).items()})
+    return {name: value for group in vars(parsed).values() for name, value in vars(group).items()}
 
 
 @functools.cache

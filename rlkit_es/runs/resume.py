@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlkit_es.errors import UserError
 from rlkit_es.ranks import Ranks
@@ -63,12 +64,14 @@ def open_together(directory: Path, ranks: Ranks) -> SavedRun:
     return saved
 
 
-def continued(saved: SavedRun, changed: Config, ranks: Ranks | None = None) -> tuple[Trainer, list[str]]:
+def continued(
+    saved: SavedRun, settings: Mapping[str, Any], ranks: Ranks | None = None
+) -> tuple[Trainer, list[str]]:
     """A trainer that goes on where the checkpoint was taken.
 
     Args:
         saved: of `open_run`.
-        changed: its configuration, with what may change changed.
+        settings: by name, those that may be otherwise from here on; left out: as they were.
         ranks: as of `Trainer`.
 
     Returns:
@@ -78,18 +81,14 @@ def continued(saved: SavedRun, changed: Config, ranks: Ranks | None = None) -> t
         UserError: a setting was changed that would make it another run, or training cannot end where
             it is to end now; and as of `restored`.
     """
-    names = [
-        field.name
-        for field in dataclasses.fields(Config)
-        if getattr(saved.config, field.name) != getattr(changed, field.name)
-    ]
-    for name in names:
+    names = [name for name, value in settings.items() if value != getattr(saved.config, name)]
+    for name in names:  # before they are checked together: with another algo, many would not go with it
         if name not in MAY_CHANGE:
             raise UserError(
                 f"{name} is {getattr(saved.config, name)!r} in this run, and going on with another value "
                 "would make it a different experiment: start a new run, or leave it out"
             )
-    trainer = restored(saved.checkpoint, changed, ranks)
+    trainer = restored(saved.checkpoint, dataclasses.replace(saved.config, **settings), ranks)
     trainer.recorded = True
     said = _apply(trainer, saved.config, names)
     if (before := ranks_of(saved.checkpoint)) != trainer.ranks.size:

@@ -28,6 +28,11 @@ def read_saved(
     changes = as_settings(changes)
     loaded = find_checkpoint(Path(path), checkpoint)
     saved = config_of(loaded)
+    if changes.get("algo", saved.algo) != saved.algo:
+        raise UserError(
+            f"algo is {saved.algo!r} in {path}, and cannot be otherwise: leave it out, or make a new agent "
+            "of another class, rlkit_es.TRPO say"
+        )
     for name in _MADE_OF:
         if changes.get(name, held := getattr(saved, name)) != held:
             raise UserError(f"{name} is {held!r} in {path}, and cannot be otherwise: leave it out")

@@ -211,7 +211,7 @@ class Config(UpdateConfig):
                 "--no-normalize-rewards or --no-sign-rewards"
             )
         if self.sticky_actions and not is_atari(self.env):
-            raise UserError(f"sticky_actions are for Atari (ALE/Pong-v5), not for {self.env}: leave it out")
+            raise UserError(f"sticky_actions are for Atari (ALE/Pong-v5), not for {self.env}: set it to 0")
         if self.share_encoder and find_recipe(self.algo).step == "natural":
             raise UserError(
                 "share_encoder cannot apply to a natural step: the critic's epochs would move the policy out "
@@ -276,10 +276,10 @@ def as_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         UserError: one of them is no field of `Config`; the closest is named.
     """
     require_known(given)
-    settings = {k: v.item() if isinstance(v, np.generic) else v for k, v in given.items()}
+    settings = {k: v.tolist() if isinstance(v, (np.generic, np.ndarray)) else v for k, v in given.items()}
     if isinstance(settings.get("run_dir"), str):
         settings["run_dir"] = Path(settings["run_dir"])
-    if isinstance(sizes := settings.get("hidden_sizes"), (list, tuple, np.ndarray)):
+    if isinstance(sizes := settings.get("hidden_sizes"), (list, tuple)):
         settings["hidden_sizes"] = tuple(s.item() if isinstance(s, np.generic) else s for s in sizes)
     return settings
 

@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import toy_envs
 
+import rlkit_es
 from rlkit_es import run
 from rlkit_es.errors import CheckpointError, UserError
 from rlkit_es.learners.compilation import WORTH_COMPILING_STEPS, missing_compiler
@@ -95,7 +97,7 @@ def begin(config: Config, *stops: Callback) -> Path:
 def go_on(directory: Path, *stops: Callback, **changes: Any) -> list[str]:
     """`begin` for one that was stopped; returns what was said of changes, and warnings."""
     saved = resume.open_run(directory)
-    trainer, said = resume.continued(saved, dataclasses.replace(saved.config, **changes))
+    trainer, said = resume.continued(saved, changes)
     with until_it_ends(trainer, stops):
         experiment.go_on(trainer, progress=False, callbacks=stops)
     return [*said, *saved.warnings]
@@ -643,7 +645,7 @@ def test_nothing_else_may_change(
     algo, value = another(name)
     there = saved(algo)
     with pytest.raises(UserError, match=f"^{name} is .* in this run, and going on with") as refused:
-        resume.continued(there, dataclasses.replace(there.config, **{name: value}))
+        resume.continued(there, {name: value})
     assert "\n" not in str(refused.value)
 
 
@@ -653,10 +655,29 @@ def test_nothing_of_atari_may_change(tmp_path: Path) -> None:
     there = resume.open_run(tmp_path / "run")
     for name, value in zip(OF_ATARI, (False, 0.25), strict=True):
         with pytest.raises(UserError, match=f"^{name} is .* in this run, and going on with"):
-            resume.continued(there, dataclasses.replace(there.config, **{name: value}))
+            resume.continued(there, {name: value})
 
 
-@pytest.mark.parametrize("option", ["--gamma 0.5", "--hidden-sizes 9", "--seed 9", "--run-dir elsewhere"])
+AT_ODDS_WITH_THE_REST = [("algo", algo) for algo in RECIPES if algo != "ppo"] + [
+    ("env", "ALE/Pong-v5"),
+    ("num_envs", 1),
+    ("gamma", np.ones(2)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), AT_ODDS_WITH_THE_REST, ids=str)
+def test_what_would_not_go_with_the_other_settings_is_refused_by_its_own_name(
+    name: str, value: Any, tmp_path: Path
+) -> None:
+    config = configure("ppo", run_dir=tmp_path / "run", log_std_learning_rate=1e-3, rollout_steps=8)
+    stopped(config, "on_iteration", 1)
+    with pytest.raises(UserError, match=f"^{name} is .* in this run, .*: start a new run, or leave it out$"):
+        rlkit_es.resume(tmp_path / "run", **{name: value})
+
+
+@pytest.mark.parametrize(
+    "option", ["--gamma 0.5", "--hidden-sizes 9", "--seed 9", "--run-dir elsewhere", "--algo trpo"]
+)
 def test_the_command_line_refuses_another_experiment(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -664,6 +685,7 @@ def test_the_command_line_refuses_another_experiment(
     before = sorted(tmp_path.rglob("*"))
     assert run.main(["--resume", "run", *option.split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {option.split()[0].removeprefix('--').replace('-', '_')} is ")
     assert "would make it a different experiment: start a new run, or leave it out" in line
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -716,7 +738,7 @@ def test_an_end_before_the_checkpoint_is_refused(
 def test_a_length_from_which_on_the_update_is_compiled_is_said_to_round_differently(tmp_path: Path) -> None:
     stopped(configure(run_dir=tmp_path / "run", compile="auto"), "on_iteration", 1)
     saved = resume.open_run(tmp_path / "run")
-    _, said = resume.continued(saved, dataclasses.replace(saved.config, total_steps=WORTH_COMPILING_STEPS))
+    _, said = resume.continued(saved, {"total_steps": WORTH_COMPILING_STEPS})
     assert any("results agree up to rounding only" in line for line in said)
 
 

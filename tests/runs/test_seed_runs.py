@@ -149,11 +149,15 @@ def test_one_line_of_progress_and_an_evaluation_of_each(
     assert lines[-1] == f"run directories: {tmp_path / 'run'}/seed*"
 
 
-def test_a_run_of_one_seed_goes_on_by_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ahead", [SEEDS[:1], SEEDS[1:2], SEEDS[1:]])
+def test_a_run_of_one_seed_goes_on_by_itself_and_all_to_what_is_then_asked_for(
+    ahead: tuple[int, ...], tmp_path: Path
+) -> None:
     directory = train("ppo", tmp_path / "run")
     more = ["--total-steps", "500", "--import", "toy_envs"]
-    assert run.main(["--resume", str(directory / "seed4"), *more]) == 0
-    assert rows_of(directory / "seed4")[-1]["env_steps"] >= 500
+    for seed in ahead:
+        assert run.main(["--resume", str(directory / f"seed{seed}"), *more]) == 0
+        assert rows_of(directory / f"seed{seed}")[-1]["env_steps"] >= 500
     assert run.main(["--resume", str(directory), *more]) == 0
     assert all(rows_of(directory / f"seed{seed}")[-1]["env_steps"] >= 500 for seed in SEEDS)
 
