@@ -19,6 +19,7 @@ from rlkit_es.runs.saved_agent import read_saved
 from rlkit_es.training.callbacks import Callback, Logger, check_hooks
 from rlkit_es.training.checkpoint import require_imported_environment, restored, take_checkpoint
 from rlkit_es.training.config import Config, as_settings
+from rlkit_es.training.idle import refuse_unrecorded
 from rlkit_es.training.threads import kept_threads
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Spaces
@@ -44,9 +45,9 @@ class Algorithm:
             raise UserError("Algorithm has no recipe: use one of its classes, such as PPO or ESPO")
         if "algo" in settings:
             raise UserError(f"{type(self).__name__} is {self.recipe}: leave algo out, or use another class")
-        if settings.get("wandb") is not None and settings.get("run_dir") is None:
-            raise UserError("wandb is given the run of a run directory: set run_dir too")
-        self._begin(Trainer(Config.for_algorithm(self.recipe, preset=preset, env=env, seed=seed, **settings)))
+        config = Config.for_algorithm(self.recipe, preset=preset, env=env, seed=seed, **settings)
+        refuse_unrecorded(config)
+        self._begin(Trainer(config))
 
     @classmethod
     def load(

@@ -157,6 +157,7 @@ def test_rewards_may_be_scaled_from_here_on(tmp_path: Path) -> None:
         ({"algo": "trpo"}, "^algo is 'ppo' in .*, and cannot be otherwise: .* a new agent of another class"),
         ({"algo": "espo"}, "^algo is 'ppo' in "),
         ({"log_std_init": np.zeros(2)}, "^log_std_init is -0.75 in "),
+        ({"wandb": "mine"}, "^wandb is given the run of a run directory: set run_dir too$"),
         ({"sticky_actions": 0.2}, r"^sticky_actions are for Atari .*, not for Pendulum-v1: set it to 0$"),
         ({"num_envs": 1, "rollout_steps": 4}, "^minibatch_size 16 is larger than the batch of 4"),
         ({"checkpoint": "best"}, "is one file"),

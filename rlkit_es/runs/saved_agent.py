@@ -11,7 +11,7 @@ from rlkit_es.errors import UserError
 from rlkit_es.runs.checkpoint_store import find_checkpoint
 from rlkit_es.training.checkpoint import Checkpoint, config_of
 from rlkit_es.training.config import Config, as_settings
-from rlkit_es.training.idle import refuse_idle
+from rlkit_es.training.idle import refuse_idle, refuse_unrecorded
 
 # What is not made anew where a policy and its optimiser are read.
 _MADE_OF = (
@@ -39,4 +39,5 @@ def read_saved(
     # A project to report to is asked for anew: a file, which may be a stranger's, does not choose it.
     config = dataclasses.replace(saved, **{"wandb": None, **changes})
     refuse_idle(config, vars(saved))
+    refuse_unrecorded(config)
     return loaded, config

@@ -32,3 +32,13 @@ def refuse_idle(config: Config, usual: Mapping[str, Any]) -> None:
     for name, normalizing in _BOUNDS_OF.items():
         if given(name) and not getattr(config, normalizing):
             raise UserError(f"{name} bounds what {normalizing} scales, which is off: leave one of them out")
+
+
+def refuse_unrecorded(config: Config) -> None:
+    """What is recorded beside a run directory has one: of an agent, for which none is made.
+
+    Raises:
+        UserError: it has none.
+    """
+    if config.wandb is not None and config.run_dir is None:
+        raise UserError("wandb is given the run of a run directory: set run_dir too")
