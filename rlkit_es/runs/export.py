@@ -87,6 +87,17 @@ def export_policy(
     return difference
 
 
+@contextlib.contextmanager
+def _converting(format: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever the exporter makes of a network of the user's own
+        reason = first_line(error)
+        raise UserError(
+            f"this network cannot be written as {format}: {reason}; try the other --format"
+        ) from error
+
+
 def _example(observation: ObservationSpec) -> Tensor:
     return torch.zeros(2, *observation.shape, dtype=observation.dtype)
 
@@ -118,6 +129,7 @@ def _onnx(module: nn.Module, observation: ObservationSpec, metadata: Mapping[str
     return content
 
 
+@_converting("ONNX")
 def _run_onnx(content: bytes) -> Callable[[np.ndarray], np.ndarray] | None:
     try:
         onnxruntime: Any = importlib.import_module("onnxruntime")
@@ -125,9 +137,10 @@ def _run_onnx(content: bytes) -> Callable[[np.ndarray], np.ndarray] | None:
         return None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # what is fatal: an error is raised, too
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
+    @_converting("ONNX")
     def run(observation: np.ndarray) -> np.ndarray:
         (action,) = session.run([OUTPUT], {INPUT: observation})
         return np.asarray(action)
@@ -145,27 +158,18 @@ def _torchscript(module: nn.Module, observation: ObservationSpec, metadata: Mapp
     return buffer.getvalue()
 
 
+@_converting("TorchScript")
 def _run_torchscript(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
     jit: Any = torch.jit
     with _quiet():
         loaded = jit.load(io.BytesIO(content))
 
+    @_converting("TorchScript")
     def run(observation: np.ndarray) -> np.ndarray:
         action: np.ndarray = loaded(torch.from_numpy(observation)).numpy()
         return action
 
     return run
-
-
-@contextlib.contextmanager
-def _converting(format: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # whatever the exporter makes of a network of the user's own
-        reason = first_line(error)
-        raise UserError(
-            f"this network cannot be written as {format}: {reason}; try the other --format"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlkit_es.errors import UserError, line_and_type
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import ObservationSpec
 
@@ -30,9 +31,18 @@ def largest_difference(
         policy: on the CPU.
         observation: what it takes.
         exported: from raw observations (N, O) to actions.
+
+    Raises:
+        UserError: ``policy`` itself fails on such observations.
     """
     seen = _random_observations(policy, observation)
-    expected = policy.env_action(policy.act(seen, None))
+    try:
+        expected = policy.env_action(policy.act(seen, None))
+    except Exception as error:  # a network of the user's own may take its values for indices, say
+        raise UserError(
+            "the exported policy cannot be checked, since this one fails on random observations: "
+            f"{line_and_type(error)}"
+        ) from error
     found = torch.from_numpy(np.array(exported(seen.numpy())))
     alone = torch.from_numpy(np.array(exported(seen[:1].numpy())))
     if (found.shape, found.dtype) != (expected.shape, expected.dtype) or alone.shape != expected[:1].shape:

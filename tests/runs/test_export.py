@@ -76,16 +76,39 @@ class Gated(nn.Module):
         return self.last(self.norm(x))
 
 
-class Undecided(Gated):
+class Faulty(Gated):
+    """What it should not do begins once it has been trained: before, it would be refused."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.fault = nn.Parameter(torch.zeros(()))
+
+
+class Undecided(Faulty):
     """Computes something else where its values are positive on average."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if x.mean() > 0.5 else 2 * x)
+        return super().forward(x if x.mean() > 0.5 else (1 + self.fault) * x)
 
 
-class Noisy(Gated):
+class Noisy(Faulty):
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + torch.randn_like(x[..., :1])
+        return super().forward(x) + self.fault * torch.randn_like(x[..., :1])
+
+
+class Looped(Gated):
+    """Takes rows one at a time, as many as there are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = map(super().forward, x)
+        return torch.stack([*rows])
+
+
+class Indexed(Gated):
+    """Takes observations below 9.5 alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.arange(10.0)[x[:, :1].round().long().abs()]
 
 
 class Coarse(nn.Module):
@@ -101,7 +124,7 @@ class Coarse(nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def _registered() -> Iterator[None]:
-    own = {"gated": Gated, "undecided": Undecided, "noisy": Noisy}
+    own = {"gated": Gated, "undecided": Undecided, "noisy": Noisy, "looped": Looped, "indexed": Indexed}
     for env_id, (observation, action) in TOYS.items():
         made = {"observation_space": observation, "action_space": action}
         gym.register(env_id, Spaces, kwargs=made, disable_env_checker=True)
@@ -281,6 +304,13 @@ def test_the_file_of_a_policy_of_pictures_has_no_more_in_it_than_the_actor(
         ("undecided", "torchscript", "the exported policy differs from this one by "),
         ("noisy", "onnx", "the exported policy differs from this one by "),
         ("noisy", "torchscript", "the exported policy differs from this one by "),
+        ("looped", "onnx", "this network cannot be written as ONNX: "),
+        ("looped", "torchscript", "this network cannot be written as TorchScript: "),
+        (
+            "indexed",
+            "torchscript",
+            "the exported policy cannot be checked, since this one fails on random observations: ",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_exported_leaves_what_was_there(
@@ -295,6 +325,19 @@ def test_a_network_that_cannot_be_exported_leaves_what_was_there(
     assert [path.name for path in Path().iterdir()] == ["there.bin"]
     assert Path("there.bin").read_text() == "from before"
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_onnxruntime_does_not_load_is_an_error_of_one_line(
+    trainers: dict[str, Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*arguments: Any, **settings: Any) -> None:
+        raise RuntimeError("no kernel\nfor GRU")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", load)
+    message = r"^this network cannot be written as ONNX: no kernel; try the other --format$"
+    with pytest.raises(UserError, match=message):
+        export(trainers["discrete"], Path("policy.onnx"), "onnx")
+    assert not Path("policy.onnx").exists()
 
 
 @pytest.mark.parametrize("format", FORMATS)
