@@ -21,6 +21,7 @@ class _Wanted(NamedTuple):
     each: bool  # (M,); else ()
     floating: bool  # else bool
     meaning: str
+    learned_from: bool = False  # by its gradient
 
     @property
     def in_words(self) -> str:
@@ -33,7 +34,12 @@ class _Wanted(NamedTuple):
         return result.is_floating_point() if self.floating else result.dtype == torch.bool
 
 
-_VALUES = _Wanted(each=True, floating=True, meaning="a value of each sample, whose mean is taken afterwards")
+_VALUES = _Wanted(
+    each=True,
+    floating=True,
+    meaning="a value of each sample, whose mean is taken afterwards",
+    learned_from=True,
+)
 _WANTED: Mapping[str, _Wanted] = {
     "surrogate": _VALUES,
     "constraint": _VALUES,
@@ -43,7 +49,7 @@ _WANTED: Mapping[str, _Wanted] = {
 
 
 def check_slots(slots: Slots, filled: Mapping[str, str], samples: int, like: Tensor) -> None:
-    """The user's own functions return what their slots take.
+    """The user's own functions return what their slots take, with a gradient where there must be one.
 
     What has another shape may broadcast, and learning then goes wrong in silence: the mean of a surrogate
     (), say, counts samples that are not valid or that the mask drops.
@@ -55,18 +61,20 @@ def check_slots(slots: Slots, filled: Mapping[str, str], samples: int, like: Ten
         like: of the device and type that the samples will have.
 
     Raises:
-        UserError: one returns something else, or fails; the message names it and says what it must return.
+        UserError: one returns something else, has no gradient, or fails; the message names it and says what
+            it must return.
     """
     for slot, name in filled.items():
         if name not in BUILT_IN[slot]:
-            _check(slot, name, getattr(slots, slot), _example(samples, like))
+            _check(slot, name, getattr(slots, slot), samples, like)
 
 
-def _check(slot: str, name: str, function: Callable[..., Any], example: Mapping[str, Any]) -> None:
-    wanted, samples = _WANTED[slot], len(example["advantage"])
+def _check(slot: str, name: str, function: Callable[..., Any], samples: int, like: Tensor) -> None:
+    wanted = _WANTED[slot]
+    example = _example(samples, like, wanted.learned_from)
     try:
         # A function that draws from torch's global generator leaves it as it was.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
             result = function(*(example[argument] for argument in DATA[slot]))
     except Exception as error:
         raise UserError(
@@ -77,14 +85,20 @@ def _check(slot: str, name: str, function: Callable[..., Any], example: Mapping[
         raise UserError(
             f"{slot} {name} returned {described(result)} for M = {samples}: it must return {wanted.in_words}"
         )
+    if wanted.learned_from and not result.requires_grad:
+        raise UserError(
+            f"{slot} {name} has no gradient with respect to stats, so nothing is learned from it: compute it "
+            "from stats.ratio, stats.log_ratio or stats.kl, without detaching them"
+        )
 
 
-def _example(samples: int, like: Tensor) -> dict[str, Any]:
-    """What slots are given, by name, where the policy has moved a little."""
+def _example(samples: int, like: Tensor, gradients: bool) -> dict[str, Any]:
+    """What slots are given, by name, where the policy has moved a little; its stats may need gradients."""
     advantage = torch.linspace(-1, 1, samples, dtype=like.dtype, device=like.device)
     log_ratio = 0.1 * advantage
+    kl = 0.5 * log_ratio.square()
     return {
-        "stats": PolicyStats(log_ratio, kl=0.5 * log_ratio.square()),
+        "stats": PolicyStats(*(field.requires_grad_(gradients) for field in (log_ratio, kl))),
         "advantage": advantage,
         "valid": torch.ones_like(advantage, dtype=torch.bool),
     }

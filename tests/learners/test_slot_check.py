@@ -26,7 +26,7 @@ RESULTS: dict[str, Callable[[torch.Tensor], Any]] = {
     "None": lambda x: None,
     "a Python object of type bool": lambda x: True,
     "a Python object of type float": lambda x: 1.0,
-    "a Python object of type ndarray": lambda x: x.numpy(),
+    "a Python object of type ndarray": lambda x: x.detach().numpy(),
     "() float32": lambda x: x.mean(),
     "() bool": lambda x: (x > 0).any(),
     "() int64": lambda x: x.argmax(),
@@ -109,6 +109,42 @@ def test_one_that_fails_is_named_with_the_first_line_of_its_error(
     assert str(error).startswith(f"{slot} mine fails on 8 samples, of which it must return a tensor (")
     assert str(error).endswith(f": {line}")
     assert error.__cause__ is raised
+
+
+WITHOUT_GRADIENT: dict[str, Callable[[PolicyStats], torch.Tensor]] = {
+    "detached": lambda stats: (stats.ratio * stats.kl).detach(),
+    "constant": lambda stats: torch.ones(len(stats.kl)),
+    "compared": lambda stats: (stats.ratio > 1).float(),
+}
+WITH_GRADIENT: dict[str, Callable[[PolicyStats], torch.Tensor]] = {
+    "ratio": lambda stats: stats.ratio,
+    "log ratio": lambda stats: stats.log_ratio,
+    "kl": lambda stats: stats.kl,
+    "kl, weighted": lambda stats: stats.ratio.detach() * stats.kl,
+    "kl, where it is far": lambda stats: (stats.kl - 10).clamp(min=0),
+}
+
+
+@pytest.mark.parametrize("slot", ["surrogate", "constraint"])
+@pytest.mark.parametrize("returned", WITHOUT_GRADIENT)
+def test_what_is_learned_from_must_have_a_gradient(slot: str, returned: str) -> None:
+    registered(slot, lambda stats, *others: WITHOUT_GRADIENT[returned](stats))
+    assert str(refusal(slot)).startswith(f"{slot} mine has no gradient with respect to stats, ")
+
+
+@pytest.mark.parametrize("algo", ["ppo", "sd_ppo", "trpo", "sd_trpo"])
+def test_an_advantage_alone_is_no_surrogate(algo: str) -> None:
+    registered("surrogate", lambda stats, advantage: advantage)
+    with pytest.raises(UserError, match=r"^surrogate mine has no gradient with respect to stats, [^\n]*$"):
+        make("surrogate", algo)
+
+
+@pytest.mark.parametrize("slot", ["surrogate", "constraint"])
+@pytest.mark.parametrize("returned", WITH_GRADIENT)
+def test_a_gradient_through_any_of_the_stats_is_enough(slot: str, returned: str) -> None:
+    registered(slot, lambda stats, *others: WITH_GRADIENT[returned](stats))
+    with torch.no_grad():
+        make(slot)
 
 
 @pytest.mark.parametrize(("algo", "slot", "name"), CAN_BE_FILLED)
