@@ -42,7 +42,9 @@ class NatureCNN(nn.Module):
         if min(height, width) < SMALLEST_PICTURE:
             raise UserError(
                 f"nature_cnn takes pictures from {SMALLEST_PICTURE} pixels wide, not {height} x {width}: "
-                "wrap the environment in gymnasium.wrappers.ResizeObservation"
+                "if these are numbers (a board, a grid) wrap the environment in "
+                "gymnasium.wrappers.FlattenObservation; else register an encoder of your own, or enlarge the "
+                "picture with gymnasium.wrappers.ResizeObservation"
             )
         convolutions, flat = _sizes(shape)
         for i, size in enumerate(convolutions):

@@ -490,8 +490,51 @@ gym.register("ToyTall-v0", Tall, disable_env_checker=True)
 
 
 def test_an_environment_with_pictures_that_are_too_small_is_refused_with_a_way_out() -> None:
-    with pytest.raises(UserError, match=r"^[^\n]*36 x 35[^\n]*ResizeObservation[^\n]*$"):
+    ways = r"FlattenObservation.*an encoder of your own.*ResizeObservation"
+    with pytest.raises(UserError, match=rf"^.*36 x 35.*{ways}$"):
         Trainer(Config.for_algorithm("ppo", **{**TINY, "env": "ToyTall-v0", "backend": "gymnasium"}))
+
+
+class Board(gym.Env):
+    """Put a stone into the one column that is not full; uint8 are numbers here."""
+
+    observation_space = Box(0, 2, (6, 7), np.uint8)
+    action_space = Discrete(7)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.column = int(self.np_random.integers(7))
+        board = np.ones((6, 7), np.uint8)
+        board[:, self.column] = 0
+        return board, {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return np.full((6, 7), 2, np.uint8), float(action == self.column), True, False, {}
+
+
+def flat_board(**settings: Any) -> gym.Env[Any, Any]:
+    return gym.wrappers.FlattenObservation(Board(**settings))
+
+
+gym.register("ToyFlatBoard-v0", flat_board, disable_env_checker=True)
+
+
+def test_a_board_that_is_flattened_is_learned_as_numbers() -> None:
+    agent = rlkit_es.PPO(
+        "ToyFlatBoard-v0",
+        backend="gymnasium",
+        num_envs=8,
+        rollout_steps=64,
+        learning_rate=3e-3,
+        compile="off",
+    )
+    assert not agent.spaces.observation.pixels
+    agent.learn(8 * 64 * 12)
+    boards = np.ones((7, 6, 7), np.uint8)
+    boards[np.arange(7), :, np.arange(7)] = 0
+    assert agent.predict(boards.reshape(7, 42)).tolist() == list(range(7))
+    assert rlkit_es.evaluate(agent, episodes=8).return_mean == 1
+    assert rlkit_es.load(agent.save("board")).predict(boards[3].flatten()) == 3
 
 
 # --- what is saved ---
