@@ -6,7 +6,8 @@ import torch
 
 from rlkit_es.errors import UserError
 from rlkit_es.models.actor_critic import ActorCritic
-from rlkit_es.models.building import width_of
+from rlkit_es.models.building import check_rows, width_of
+from rlkit_es.models.networks import Encoded
 from rlkit_es.training.config import Config
 from rlkit_es.training.threads import threads
 from rlkit_es.types import Spaces
@@ -23,7 +24,7 @@ def make_policy(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
     with torch.random.fork_rng(devices=[]), threads(1):
         torch.manual_seed(seed)
         policy = _make(config, spaces, seed)
-        _check(policy, spaces, config.network)
+        _check(policy, spaces, config)
     return policy
 
 
@@ -45,14 +46,16 @@ def _make(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
     )
 
 
-def _check(policy: ActorCritic, spaces: Spaces, network: str) -> None:
+@torch.no_grad()
+def _check(policy: ActorCritic, spaces: Spaces, config: Config) -> None:
     observation = torch.zeros(2, *spaces.observation.shape, dtype=spaces.observation.dtype)
-    with torch.no_grad():
-        critic_input = policy.critic_input(observation)
-    for part, given, outputs in (
-        (policy.actor, observation, spaces.action.size),
-        (policy.critic, critic_input, 1),
-    ):
-        width_of(f"network {network}", part.network, given, outputs)
+    what, given = f"network {config.network}", observation
+    for part, outputs in ((policy.actor, spaces.action.size), (policy.critic, 1)):
+        network = part.network
+        if isinstance(network, Encoded):
+            check_rows(f"encoder {config.encoder}", network.encoder.network, observation)
+            given, network = network.encoder(observation), network.network  # features
+        width_of(what, network, given, outputs)
+        check_rows(what, network, given)
         if not any(True for _ in part.parameters()):
-            raise UserError(f"network {network} has no parameters, and so nothing to learn: give it some")
+            raise UserError(f"{what} has no parameters, and so nothing to learn: give it some")
