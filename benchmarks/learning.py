@@ -36,10 +36,10 @@ from grids.tables import summarize
 from machine import REPOSITORY
 
 from rlkit_es import UserError
-from rlkit_es.envs.registry import choose_backend
 from rlkit_es.learners.recipes import find_recipe
 from rlkit_es.run import parse
 from rlkit_es.training.config import Config
+from rlkit_es.training.environments import backend_of
 
 RUNS = REPOSITORY / "runs" / "bench"
 RESULTS = REPOSITORY / "benchmarks" / "results" / "learning"
@@ -139,7 +139,7 @@ def _choose(options: argparse.Namespace, further: Sequence[str]) -> tuple[Suite,
 def _check(cell: Cell) -> None:
     find_recipe(cell.variant.algo)
     config = parse(cell.arguments)
-    choose_backend(config.env, config.backend, config.num_envs)
+    backend_of(config)
     if not config.eval_episodes:
         raise UserError("--eval-episodes 0 leaves nothing to report: leave it out")
     if cell.finished or cell.begun:

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlkit_es.envs.registry import choose_backend
 from rlkit_es.learners.requests import Requests, carried_out
 from rlkit_es.models.encoders import arithmetic
 from rlkit_es.runs.checkpoint_store import CheckpointStore
@@ -23,6 +22,7 @@ from rlkit_es.runs.run_directory import (
 from rlkit_es.runs.run_records import numbers_of, rows_until
 from rlkit_es.runs.wandb_logger import WandbLogger
 from rlkit_es.training.callbacks import Callback, Hooks, Logger
+from rlkit_es.training.environments import backend_of
 from rlkit_es.training.evaluate import Evaluation
 from rlkit_es.training.memory import memory_errors_said
 from rlkit_es.training.trainer import Trainer
@@ -174,7 +174,7 @@ def _finish(
 def summary(trainer: Trainer) -> str:
     """What will run on what, in a few lines."""
     config = trainer.config
-    backend, reason = choose_backend(config.env, config.backend, config.num_envs)
+    backend, reason = backend_of(config)
     env_threads = trainer.share.env_threads or "one a core"
     torch_threads = config.torch_threads or "one a core"
     device, observation = trainer.device, trainer.spaces.observation

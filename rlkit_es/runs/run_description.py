@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rlkit_es.envs.registry import choose_backend
 from rlkit_es.envs.vector_env import env_seeds
+from rlkit_es.training.environments import backend_of
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.trainer import Trainer
 
@@ -29,7 +29,7 @@ def describe_run(trainer: Trainer, launch: Sequence[str] = ()) -> dict[str, Any]
     config = trainer.config
     settings = dataclasses.asdict(config)
     settings["run_dir"] = str(config.run_dir)
-    backend, backend_reason = choose_backend(config.env, config.backend, config.num_envs)
+    backend, backend_reason = backend_of(config)
     circumstances = {
         "versions": versions(),
         "python": platform.python_version(),

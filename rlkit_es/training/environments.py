@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlkit_es.envs.registry import AtariSettings, make_vector_envs
+from rlkit_es.envs.registry import AtariSettings, Backend, choose_backend, make_vector_envs
 from rlkit_es.envs.vector_env import VectorEnv
 from rlkit_es.errors import UserError
 from rlkit_es.training.config import Config
@@ -19,6 +19,11 @@ def make_envs(config: Config) -> list[VectorEnv]:
         groups=config.env_groups,
         atari=AtariSettings(config.sticky_actions, config.episodic_life),
     )
+
+
+def backend_of(config: Config) -> tuple[Backend, str]:
+    """What serves the environments of ``config``, and why; raises as `choose_backend`."""
+    return choose_backend(config.env, config.backend, config.num_envs)
 
 
 def spaces_of(envs: VectorEnv) -> Spaces:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rlkit_es.envs.registry import AtariSettings, choose_backend, make_vector_envs, usable_cores
+from rlkit_es.envs.registry import AtariSettings, make_vector_envs, usable_cores
 from rlkit_es.envs.vector_env import VectorEnv, env_seeds
 from rlkit_es.errors import UserError
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.training.config import Config
-from rlkit_es.training.environments import require_spaces
+from rlkit_es.training.environments import backend_of, require_spaces
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.threads import acting_threads, threads
 from rlkit_es.types import Spaces
@@ -82,7 +82,7 @@ def evaluate_policy(
     """
     seed = derive_seeds(config.seed).evaluation if seed is None else seed
     num_envs = min(episodes, MOST_ENVS)
-    backend, _ = choose_backend(config.env, config.backend, config.num_envs)  # that of training
+    backend, _ = backend_of(config)  # that of training
     (envs,) = make_vector_envs(
         config.env,
         num_envs,

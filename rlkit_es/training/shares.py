@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from rlkit_es.envs.registry import choose_backend, usable_cores
+from rlkit_es.envs.registry import usable_cores
 from rlkit_es.errors import UserError
 from rlkit_es.ranks import Ranks
 from rlkit_es.training.config import Config
+from rlkit_es.training.environments import backend_of
 
 # The first rank alone writes, so that the others need not name the same place.
 _MAY_DIFFER = frozenset({"run_dir"})
@@ -30,7 +31,7 @@ def share_of(config: Config, ranks: Ranks) -> Config:
                 f"{name} {getattr(config, name)} does not divide over {ranks.size} ranks: "
                 f"make it a multiple of {ranks.size}"
             )
-    backend, _ = choose_backend(config.env, config.backend, config.num_envs)
+    backend, _ = backend_of(config)
     return dataclasses.replace(
         config,
         num_envs=config.num_envs // ranks.size,
