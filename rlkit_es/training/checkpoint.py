@@ -118,26 +118,25 @@ def restored(checkpoint: Checkpoint, config: Config, ranks: Ranks | None = None)
         CheckpointError: it does not hold what these settings need.
         UserError: the device cannot be used.
     """
-    spaces = read_spaces(checkpoint.state)
+    saved, spaces = config_of(checkpoint), read_spaces(checkpoint.state)
     require_size(checkpoint.tensors, config, spaces)
     with malformed():
         trainer = Trainer(config, spaces, ranks)
-        tensors = _own_tensors(checkpoint, trainer)
+        tensors = _own_tensors(checkpoint, trainer, saved)
     _copy(tensors, {**_live_tensors(trainer), **_generator_states(trainer)})
     state = checkpoint.state
     with malformed():
-        saved = state["config"]
         for name, generator in trainer.generators.items():
             drawn_from = require_mersenne_twister(tensors[f"generator.{name}"])
-            if saved.get("seed") == config.seed:
+            if saved.seed == config.seed:
                 generator.set_state(drawn_from)
         trainer.progress = read_progress(state["progress"])
-        same_environment = all(saved.get(name) == getattr(config, name) for name in _ENVIRONMENT)
+        same_environment = all(getattr(saved, name) == getattr(config, name) for name in _ENVIRONMENT)
         if same_environment:
             trainer.episodes.recent.extend(
                 Episode(int(env), float(total), int(length)) for env, total, length in state["episodes"]
             )
-        if not same_environment or bool(saved.get("eval_every")) != bool(config.eval_every):
+        if not same_environment or bool(saved.eval_every) != bool(config.eval_every):
             trainer.progress.forget_best()  # of another environment, or by another measure
         trainer.metrics = {str(name): float(value) for name, value in state["metrics"].items()}
     return trainer
@@ -177,21 +176,19 @@ def ranks_of(checkpoint: Checkpoint) -> int:
     return 1 + len(others)
 
 
-def _own_tensors(checkpoint: Checkpoint, trainer: Trainer) -> dict[str, Tensor]:
+def _own_tensors(checkpoint: Checkpoint, trainer: Trainer, saved: Config) -> dict[str, Tensor]:
     """What of ``checkpoint`` the rank of ``trainer`` goes on from."""
     held = checkpoint.tensors
     tensors = {name: value for name, value in held.items() if not _OF_ANOTHER_RANK.fullmatch(name)}
     if rank := trainer.ranks.rank:
         for name, state in _generator_states(trainer).items():
             tensors[name] = held.get(f"{name}.rank{rank}", state)
-    return _with_scaler_of(trainer, tensors, checkpoint.state["config"])
+    return _with_scaler_of(trainer, tensors, saved)
 
 
-def _with_scaler_of(
-    trainer: Trainer, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]
-) -> dict[str, Tensor]:
+def _with_scaler_of(trainer: Trainer, tensors: Mapping[str, Tensor], saved: Config) -> dict[str, Tensor]:
     """Rewards are scaled from anew where the settings do it otherwise than those that were ``saved``."""
-    if saved["normalize_rewards"] == trainer.config.normalize_rewards:
+    if saved.normalize_rewards == trainer.config.normalize_rewards:
         return dict(tensors)
     others = {k: v for k, v in tensors.items() if not k.startswith("reward_scaler.")}
     return others | _scaler_tensors(trainer)
