@@ -7,12 +7,15 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from rlkit_es.commands.arguments import checked
+from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.training.config import Config
 
@@ -30,6 +33,27 @@ _BEGINS: Mapping[str, str] = {
     "constraint_limit": "Constraint",
     "cg_iterations": "Natural step",
 }
+
+
+def _object(texts: Sequence[str]) -> Mapping[str, Any]:
+    """Raises UserError: the text is no JSON object."""
+    (text,) = texts
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"""--env-kwargs must be a JSON object, '{{"g": 5.0}}' say, got {text!r}""")
+    return found
+
+
+_JSON_OBJECT = PrimitiveConstructorSpec[Mapping[str, Any]](
+    nargs=1,
+    metavar="JSON",
+    instance_from_str=_object,
+    is_instance=lambda value: isinstance(value, Mapping),
+    str_from_instance=lambda value: [json.dumps(value)],
+)
 
 
 def parse_config(arguments: Sequence[str], defaults: Config, *, prog: str, description: str) -> Config:
@@ -51,7 +75,7 @@ def parse_settings(
     Raises:
         UserError: an option is none.
     """
-    hints = get_type_hints(Config)
+    hints = {**get_type_hints(Config), "env_kwargs": Annotated[Mapping[str, Any], _JSON_OBJECT]}
     groups = [_options(title, settings, defaults, hints) for title, settings in grouped_meanings().items()]
     fields = [(f"group_{number}", group, group()) for number, group in enumerate(groups)]
     parsed: Any = tyro.cli(

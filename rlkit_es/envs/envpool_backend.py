@@ -14,7 +14,15 @@ from torch import Tensor
 
 from rlkit_es.envs.spaces import action_spec, flattener, observation_spec
 from rlkit_es.envs.vector_env import Lives, Step, to_float32
-from rlkit_es.errors import UserError
+from rlkit_es.errors import UserError, suggestion
+
+# Arguments of every pool, which are not the environment's.
+_OF_THE_POOL = frozenset(
+    {
+        *("num_envs", "batch_size", "num_threads", "max_num_players", "thread_affinity_offset", "base_path"),
+        *("seed", "env_seed", "gym_reset_return_info", "version"),
+    }
+)
 
 
 def envpool_ids() -> list[str]:
@@ -24,6 +32,29 @@ def envpool_ids() -> list[str]:
     except ImportError:
         return []
     return list(envpool.list_all_envs())
+
+
+def require_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
+    """Refuse arguments that EnvPool's environment does not take.
+
+    Raises:
+        UserError: one is unknown (the closest is named), or a value is of another kind.
+    """
+    import envpool
+
+    with _quiet():
+        defaults = envpool.make_spec(env_id).config._asdict()
+        known = [name for name in defaults if name not in _OF_THE_POOL]
+        for name in env_kwargs:
+            if name not in known:
+                raise UserError(f"EnvPool's {env_id} has no argument {name!r}; {suggestion(name, known)}")
+        try:
+            envpool.make_spec(env_id, **env_kwargs)
+        except TypeError as error:
+            usual = {name: defaults[name] for name in env_kwargs}
+            raise UserError(
+                f"EnvPool's {env_id} takes env_kwargs of other kinds: by default they are {usual}"
+            ) from error
 
 
 class EnvPoolVectorEnv:

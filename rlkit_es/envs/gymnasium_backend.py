@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
 from torch import Tensor
 
+from rlkit_es.envs.env_kwargs import NO_KWARGS, thawed
 from rlkit_es.envs.spaces import action_spec, batch_of_one, flattener, observation_spec
 from rlkit_es.envs.supervised import SupervisedEnv
 from rlkit_es.envs.vector_env import Step
@@ -144,11 +145,18 @@ class GymnasiumVectorEnv:
         return final
 
 
-def make_gymnasium(env_id: str, num_envs: int, *, asynchronous: bool, first: int = 0) -> GymnasiumVectorEnv:
+def make_gymnasium(
+    env_id: str,
+    num_envs: int,
+    *,
+    asynchronous: bool,
+    first: int = 0,
+    env_kwargs: Mapping[str, Any] = NO_KWARGS,
+) -> GymnasiumVectorEnv:
     """``num_envs`` environments of a registered id, numbered from ``first``, in this process or one each."""
     # Processes of their own import what an id says, and know of nothing else that was registered in this one.
     known: Any = gym.registry.get(env_id, env_id) if asynchronous else env_id
-    make: Callable[[], gym.Env[Any, Any]] = partial(gym.make, known)
+    make: Callable[[], gym.Env[Any, Any]] = partial(make_one, known, env_kwargs)
     makers: list[Callable[[], gym.Env[Any, Any]]] = [
         partial(SupervisedEnv, make, first + number, os.getpid()) for number in range(num_envs)
     ]
@@ -157,6 +165,11 @@ def make_gymnasium(env_id: str, num_envs: int, *, asynchronous: bool, first: int
         apart = gym.vector.AsyncVectorEnv(makers, context="spawn", autoreset_mode=mode)
         return GymnasiumVectorEnv(apart, first)
     return GymnasiumVectorEnv(gym.vector.SyncVectorEnv(makers, autoreset_mode=mode), first)
+
+
+def make_one(env: Any, env_kwargs: Mapping[str, Any], **further: Any) -> gym.Env[Any, Any]:
+    """The environment of an id or a spec, with arguments that are its own, and with ``further`` ones."""
+    return gym.make(env, **thawed(env_kwargs), **further)
 
 
 @contextlib.contextmanager

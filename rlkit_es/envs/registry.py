@@ -7,13 +7,15 @@ import importlib
 import importlib.util
 import os
 import warnings
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 from gymnasium.envs import registration
 
 from rlkit_es.envs.ale_backend import AleVectorEnv, register_ale
-from rlkit_es.envs.envpool_backend import EnvPoolVectorEnv, envpool_ids
+from rlkit_es.envs.env_kwargs import NO_KWARGS, thawed
+from rlkit_es.envs.envpool_backend import EnvPoolVectorEnv, envpool_ids, require_arguments
 from rlkit_es.envs.gymnasium_backend import make_gymnasium
 from rlkit_es.envs.ids import (
     LONGEST_GAME,
@@ -40,13 +42,19 @@ class AtariSettings(NamedTuple):
     episodic_life: bool = False  # what is learned from ends with a life
 
 
-def choose_backend(env_id: str, backend: Backend, num_envs: int | None = None) -> tuple[Backend, str]:
+def choose_backend(
+    env_id: str,
+    backend: Backend,
+    num_envs: int | None = None,
+    env_kwargs: Mapping[str, Any] = NO_KWARGS,
+) -> tuple[Backend, str]:
     """The backend that will serve ``env_id``, and why, in a few words.
 
     Args:
         env_id: as of `make_vector_envs`.
         backend: what is asked for.
         num_envs: how many environments will train; None: several.
+        env_kwargs: as of `make_vector_envs`.
 
     Raises:
         UserError: no backend has the id (the closest ids are named), or the one asked for does not.
@@ -60,6 +68,8 @@ def choose_backend(env_id: str, backend: Backend, num_envs: int | None = None) -
         return _choose_for_atari(env_id, backend)
     if backend == "ale":
         raise UserError(f"backend ale is for Atari (ALE/Pong-v5), not for {env_id!r}: use --backend auto")
+    if backend == "auto" and env_kwargs and _is_registered(env_id):
+        return "gymnasium", "env_kwargs are its constructor's, and EnvPool's arguments have other names"
     in_envpool = own_id in set(envpool_ids())
     if backend == "auto" and in_envpool and is_of_another(env_id):
         return "gymnasium", "it was registered with Gymnasium, and what EnvPool has by this id is another"
@@ -82,6 +92,7 @@ def make_vector_envs(
     env_id: str,
     num_envs: int,
     *,
+    env_kwargs: Mapping[str, Any] = NO_KWARGS,
     backend: Backend,
     threads: int = 0,
     groups: int = 1,
@@ -92,6 +103,7 @@ def make_vector_envs(
     Args:
         env_id: an EnvPool id, a registered Gymnasium id, or ``module:id`` to import the module first.
         num_envs: N, over all groups.
+        env_kwargs: arguments of the constructor, by the names that the backend has for them; none of Atari.
         backend: one of `Backend`.
         threads: of EnvPool or ale-py, over all groups, each of which has at least one; 0 is one a core.
         groups: how many vector environments to make of them, at most; one where the backend cannot
@@ -101,7 +113,7 @@ def make_vector_envs(
     Raises:
         UserError: the id, its spaces or the backend cannot be used.
     """
-    chosen, _ = choose_backend(env_id, backend, num_envs)
+    chosen, _ = choose_backend(env_id, backend, num_envs, env_kwargs)
     if chosen == "gymnasium":
         groups = 1
     groups = min(groups, num_envs)
@@ -109,7 +121,7 @@ def make_vector_envs(
     threads = max(1, (threads or usable_cores()) // groups)
     try:
         return [
-            _make(env_id, size, sum(sizes[:group]), chosen, threads, atari or AtariSettings())
+            _make(env_id, env_kwargs, size, sum(sizes[:group]), chosen, threads, atari or AtariSettings())
             for group, size in enumerate(sizes)
         ]
     except UserError:
@@ -124,20 +136,29 @@ def usable_cores() -> int:
 
 
 def _make(
-    env_id: str, size: int, first: int, backend: Backend, threads: int, atari: AtariSettings
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    size: int,
+    first: int,
+    backend: Backend,
+    threads: int,
+    atari: AtariSettings,
 ) -> VectorEnv:
     """Environments number ``first`` to ``first + size - 1`` of all groups."""
     if backend == "ale":
         return AleVectorEnv(env_id, size, threads, **atari._asdict())
     if backend == "envpool":
         if not is_atari(env_id):
+            settings = thawed(env_kwargs)
+            require_arguments(envpool_id(env_id), settings)
             left_out = leaves_of_other_tasks(env_id)
-            return EnvPoolVectorEnv(envpool_id(env_id), size, threads, leaves_out=left_out)
+            return EnvPoolVectorEnv(envpool_id(env_id), size, threads, settings=settings, leaves_out=left_out)
         settings = {"repeat_action_probability": atari.sticky_actions, "max_episode_steps": LONGEST_GAME}
         return EnvPoolVectorEnv(
             envpool_id(env_id), size, threads, settings=settings, episodic_life=atari.episodic_life
         )
-    return make_gymnasium(env_id, size, asynchronous=backend == "gymnasium-async", first=first)
+    apart = backend == "gymnasium-async"
+    return make_gymnasium(env_id, size, asynchronous=apart, first=first, env_kwargs=env_kwargs)
 
 
 def _refuse_other_names(env_id: str) -> None:
@@ -194,6 +215,15 @@ def _register_dm_control() -> None:
             f"dm-control cannot be imported ({first_line(error)}): dm-control 1.0.50 works with MuJoCo 3.17, "
             f"{_INSTALL_DM_CONTROL}"
         ) from error
+
+
+def _is_registered(env_id: str) -> bool:
+    """Whether Gymnasium has it, once what registers it is imported."""
+    try:
+        _require_registered(env_id)
+    except UserError:
+        return False
+    return True
 
 
 def _require_registered(env_id: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from rlkit_es.envs.ale_backend import make_game
 from rlkit_es.envs.envpool_backend import envpool_ids
+from rlkit_es.envs.gymnasium_backend import make_one
 from rlkit_es.envs.ids import is_atari
 from rlkit_es.envs.registry import choose_backend
 from rlkit_es.envs.spaces import action_spec, batch_of_one, flattener, observation_spec
@@ -135,7 +136,7 @@ def _make(config: Config, render_mode: RenderMode) -> gym.Env[Any, Any]:
         warnings.simplefilter("ignore")  # of old versions: the run was trained with that one
         if is_atari(config.env):
             return make_game(config.env, config.sticky_actions, render_mode)
-        env = gym.make(config.env, render_mode=render_mode)
+        env = make_one(config.env, config.env_kwargs, render_mode=render_mode)
         _follow(env)
         return env
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlkit_es.envs.env_kwargs import NO_KWARGS
 from rlkit_es.errors import UserError
 from rlkit_es.runs.checkpoint_store import find_checkpoint
 from rlkit_es.training.checkpoint import Checkpoint, config_of
@@ -37,7 +38,10 @@ def read_saved(
         if changes.get(name, held := getattr(saved, name)) != held:
             raise UserError(f"{name} is {held!r} in {path}, and cannot be otherwise: leave it out")
     # A project to report to is asked for anew: a file, which may be a stranger's, does not choose it.
-    config = dataclasses.replace(saved, **{"wandb": None, **changes})
+    anew: dict[str, Any] = {"wandb": None}
+    if changes.get("env", saved.env) != saved.env:
+        anew["env_kwargs"] = NO_KWARGS  # another constructor takes others
+    config = dataclasses.replace(saved, **{**anew, **changes})
     refuse_idle(config, vars(saved))
     refuse_unrecorded(config)
     return loaded, config

@@ -26,7 +26,7 @@ from rlkit_es.training.episodes import Episode
 from rlkit_es.training.trainer import Trainer
 
 _NOT_KEPT = ("run_dir",)  # where a run lies is not part of what it is
-_ENVIRONMENT = ("env", "backend", "sticky_actions")
+_ENVIRONMENT = ("env", "env_kwargs", "backend", "sticky_actions")
 _OF_ANOTHER_RANK = re.compile(r"generator\.[a-z_]+\.rank([1-9][0-9]*)")
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rlkit_es.envs.env_kwargs import NO_KWARGS, frozen
 from rlkit_es.envs.ids import LONGEST_GAME, is_atari
 from rlkit_es.errors import UserError, check_counts, check_name, check_range, check_types
 from rlkit_es.learners.config import UpdateConfig
@@ -40,6 +41,11 @@ class Config(UpdateConfig):
     env: str = "Humanoid-v4"
     """Environment id: of Gymnasium (HalfCheetah-v4), Atari (ALE/Pong-v5), DM Control
     (dm_control/cheetah-run-v0), EnvPool, or module:id to import a module that registers it."""
+
+    env_kwargs: Mapping[str, Any] = NO_KWARGS
+    """Arguments of the environment's constructor, {"g": 5.0} for Pendulum-v1 say: JSON values, of which lists
+    are handed over as lists. They are Gymnasium's names, so auto takes its backend; with --backend envpool
+    they are EnvPool's. Not for Atari, which has settings of its own here."""
 
     total_steps: int = 1_000_000
     """Environment steps to train for, over all environments; the last iteration is finished."""
@@ -176,6 +182,7 @@ class Config(UpdateConfig):
                 f"env must be an id, got {self.env!r}: give the id of an environment, "
                 "your own after gymnasium.register"
             )
+        object.__setattr__(self, "env_kwargs", frozen(self.env_kwargs))
         check_name("network", self.network, NETWORKS)
         check_name("encoder", self.encoder, ENCODERS)
         check_types(self, bool, "True or False", *_SWITCHES)
@@ -212,6 +219,11 @@ class Config(UpdateConfig):
             )
         if self.sticky_actions and not is_atari(self.env):
             raise UserError(f"sticky_actions are for Atari (ALE/Pong-v5), not for {self.env}: set it to 0")
+        if self.env_kwargs and is_atari(self.env):
+            raise UserError(
+                f"env_kwargs are not for Atari, which is played by its usual protocol: set sticky_actions or "
+                f"episodic_life, and leave out {', '.join(self.env_kwargs)}"
+            )
         if self.share_encoder and find_recipe(self.algo).step == "natural":
             raise UserError(
                 "share_encoder cannot apply to a natural step: the critic's epochs would move the policy out "

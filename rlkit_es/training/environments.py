@@ -14,6 +14,7 @@ def make_envs(config: Config) -> list[VectorEnv]:
     return make_vector_envs(
         config.env,
         config.num_envs,
+        env_kwargs=config.env_kwargs,
         backend=config.backend,
         threads=config.env_threads,
         groups=config.env_groups,
@@ -23,7 +24,7 @@ def make_envs(config: Config) -> list[VectorEnv]:
 
 def backend_of(config: Config) -> tuple[Backend, str]:
     """What serves the environments of ``config``, and why; raises as `choose_backend`."""
-    return choose_backend(config.env, config.backend, config.num_envs)
+    return choose_backend(config.env, config.backend, config.num_envs, config.env_kwargs)
 
 
 def spaces_of(envs: VectorEnv) -> Spaces:

@@ -86,6 +86,7 @@ def evaluate_policy(
     (envs,) = make_vector_envs(
         config.env,
         num_envs,
+        env_kwargs=config.env_kwargs,
         backend=backend,
         threads=config.env_threads,
         atari=AtariSettings(config.sticky_actions),  # whole games
