@@ -8,6 +8,7 @@ import functools
 import inspect
 import itertools
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, get_type_hints
 
@@ -43,7 +44,8 @@ def _object(texts: Sequence[str]) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise UserError(f"""--env-kwargs must be a JSON object, '{{"g": 5.0}}' say, got {text!r}""")
+        shown = reprlib.repr(text)
+        raise UserError(f"""--env-kwargs must be a JSON object, '{{"g": 5.0}}' say, got {shown}""")
     return found
 
 

@@ -69,7 +69,7 @@ def _frozen(value: Any, place: str, depth: int) -> Any:
         return value
     if type(value) in (int, float) and is_number(value) and math.isfinite(value):
         return value
-    kind = repr(value) if isinstance(value, float) else f"a {type(value).__name__}"
+    kind = repr(value) if isinstance(value, float) else f"a value of type {type(value).__name__}"
     raise UserError(
         f"{place} must be a JSON value (a string, a finite number, True, False, None, a list or a dict), "
         f"got {kind}: register an id that makes your environment with anything else"

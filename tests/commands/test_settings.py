@@ -1,12 +1,14 @@
 """The settings of a run as options of the command line."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlkit_es import run
 from rlkit_es.commands import settings
 from rlkit_es.commands.settings import grouped_meanings, parse_config
 from rlkit_es.errors import UserError
@@ -46,6 +48,49 @@ def test_arguments_of_several_groups_take_the_place_of_defaults() -> None:
     assert config == Config.for_algorithm("ppo", **expected, mask="keep_all")
     assert parsed("--hidden-sizes").hidden_sizes == ()
     assert parsed("--wandb None", wandb="mine").wandb is None
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"g": 5.0}, {"a": "x y", "deep": {"b": [1, None, True]}, "huge": 1e300, "below": -1}]
+)
+def test_arguments_of_the_environment_are_a_json_object(kwargs: dict[str, Any]) -> None:
+    expected = Config.for_algorithm("ppo", env="Pendulum-v1", env_kwargs=kwargs)
+    defaults = dataclasses.replace(expected, env_kwargs={})
+    text = json.dumps(kwargs)
+    for arguments in (["--env-kwargs", text], [f"--env-kwargs={text}"], ["--env_kwargs", text]):
+        assert parse_config(arguments, defaults, prog="x", description="y") == expected
+    assert parse_config([], expected, prog="x", description="y") == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "null", "[1]", "g:5", "{'g': 5}", '{"g": 5', "{g: 5}", '"g"', "None", '{"a":' * 10_000]
+)
+def test_what_is_no_json_object_is_one_line_with_exit_code_2(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(["--algo", "ppo", "--env", "Pendulum-v1", "--env-kwargs", text]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --env-kwargs must be a JSON object, '{\"g\": 5.0}' say, got ")
+    assert len(line) < 600
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+def test_a_number_that_json_does_not_have_is_refused_by_name(number: str) -> None:
+    with pytest.raises(UserError, match=r"^env_kwargs\['g'\] must be .* finite number"):
+        parse_config(["--env-kwargs", f'{{"g": {number}}}'], Config(algo="ppo"), prog="x", description="y")
+
+
+def test_help_says_what_arguments_of_the_environment_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_config(
+            ["--help"],
+            Config(algo="ppo", env="Pendulum-v1", env_kwargs={"g": 5.0}),
+            prog="x",
+            description="y",
+        )
+    text = capsys.readouterr().out
+    assert "--env-kwargs JSON" in text
+    assert """(default: '{"g": 5.0}')""" in " ".join(re.sub(r"\x1b\[[0-9;]*m|[│\n]", " ", text).split())
 
 
 def test_a_value_that_cannot_be_used_is_a_user_error() -> None:

@@ -609,7 +609,7 @@ def another(name: str) -> tuple[str, Any]:
     ]
     for algo in ("sd_espo", "sd_trpo", "r2vpo"):
         config = configure(algo, run_dir=Path("run"))
-        for value in (*numbers, *places, *slots, *RECIPES):
+        for value in (*numbers, *places, *slots, *RECIPES, {"lengths": [4]}):
             if value != getattr(config, name):
                 with contextlib.suppress(UserError, TypeError):
                     dataclasses.replace(config, **{name: value})
@@ -676,7 +676,11 @@ def test_what_would_not_go_with_the_other_settings_is_refused_by_its_own_name(
 
 
 @pytest.mark.parametrize(
-    "option", ["--gamma 0.5", "--hidden-sizes 9", "--seed 9", "--run-dir elsewhere", "--algo trpo"]
+    "option",
+    [
+        *("--gamma 0.5", "--hidden-sizes 9", "--seed 9", "--run-dir elsewhere", "--algo trpo"),
+        '--env-kwargs {"lengths":[4]}',
+    ],
 )
 def test_the_command_line_refuses_another_experiment(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -31,6 +31,7 @@ OWN_FIELDS = {f.name for f in dataclasses.fields(Config)} - {f.name for f in dat
 ALTERNATIVES: dict[str, Any] = {
     "algo": "espo",
     "env": "MountainCarContinuous-v0",
+    "env_kwargs": {"g": 5.0},
     "total_steps": 300,
     "seed": 1,
     "num_envs": 5,
@@ -290,6 +291,7 @@ NOT_WEIGHTS = (-1e-3, -1, 1e7, NAN, INF, "0.1", None, True)
 BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "algo": ("pp", "", "PPO2"),
     "env": (3, None),
+    "env_kwargs": ("g=5", '{"g": 5}', 3, None, True, ["g"]),
     "total_steps": NOT_COUNTS,
     "seed": (-1, 0.5, "0", None),
     "num_envs": NOT_COUNTS,
