@@ -43,9 +43,9 @@ class Config(UpdateConfig):
     (dm_control/cheetah-run-v0), EnvPool, or module:id to import a module that registers it."""
 
     env_kwargs: Mapping[str, Any] = NO_KWARGS
-    """Arguments of the environment's constructor, {"g": 5.0} for Pendulum-v1 say: JSON values, of which lists
-    are handed over as lists. They are Gymnasium's names, so auto takes its backend; with --backend envpool
-    they are EnvPool's. Not for Atari, which has settings of its own here."""
+    """Arguments of the environment's constructor, as JSON has them: {"g": 5.0} for Pendulum-v1, say. The
+    names are Gymnasium's, so backend auto takes Gymnasium; with backend envpool they are EnvPool's. None for
+    Atari, which has settings of its own here."""
 
     total_steps: int = 1_000_000
     """Environment steps to train for, over all environments; the last iteration is finished."""

@@ -47,13 +47,14 @@ def test_the_digest_is_of_the_experiment_and_not_of_the_seed():
     assert digest(experiment_of(one)) != digest(experiment_of({**one, "gamma": 0.9}))
 
 
-def test_a_setting_that_came_after_a_run_has_its_default_there(tmp_path):
+@pytest.mark.parametrize(("setting", "other"), [("max_kl", 0.5), ("env_kwargs", {"g": 5.0})])
+def test_a_setting_that_came_after_a_run_has_its_default_there(setting, other, tmp_path):
     run = make_run()
-    before = {name: value for name, value in run.config.items() if name != "max_kl"}
+    before = {name: value for name, value in run.config.items() if name != setting}
     write_committed([dataclasses.replace(run, config=before)], tmp_path)
     (back,) = read_committed(tmp_path)
     assert digest(back.config) == digest(run.config)
-    assert digest(experiment_of({**before, "max_kl": 0.5})) != digest(run.config)
+    assert digest(experiment_of({**before, setting: other})) != digest(run.config)
 
 
 def test_a_new_run_replaces_its_namesake_and_drops_seeds_of_another_experiment():

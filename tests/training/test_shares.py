@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -54,13 +55,23 @@ def test_the_shares_make_the_whole(size: int) -> None:
     assert share_of(config(env_threads=3), Several(size)).env_threads == 3
 
 
+def test_every_rank_has_the_arguments_of_the_environment() -> None:
+    whole = config(env="Pendulum-v1", env_kwargs={"g": 5.0, "deep": [1]})
+    require_agreement(
+        whole, Several(2, others=(pickle.loads(pickle.dumps({"env_kwargs": whole.env_kwargs})),))
+    )
+    share = share_of(whole, Several(12))
+    assert share.env_kwargs == whole.env_kwargs
+    assert share.backend == "gymnasium"
+
+
 @pytest.mark.parametrize(("name", "value"), [("num_envs", 13), ("minibatch_size", 35)])
 def test_what_does_not_divide_is_refused(name: str, value: int) -> None:
     with pytest.raises(UserError, match=f"^{name} {value} does not divide over 2 ranks: make it a multiple"):
         share_of(config(**{name: value}), Several(2))
 
 
-@pytest.mark.parametrize("name", ["seed", "learning_rate", "torch", "processor"])
+@pytest.mark.parametrize("name", ["seed", "learning_rate", "env_kwargs", "torch", "processor"])
 def test_ranks_that_differ_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"^rank 2 has {name} 'other' and rank 0 "):
         require_agreement(config(), Several(3, others=({}, {name: "other"})))
