@@ -22,6 +22,7 @@ from rlkit_es.envs.vector_env import env_seeds
 from rlkit_es.runs.checkpoint_file import read_checkpoint, write_checkpoint
 from rlkit_es.runs.checkpoint_store import find_checkpoint
 from rlkit_es.runs.playing import make_env, play
+from rlkit_es.runs.run_records import find_runs, group_seeds
 from rlkit_es.training.checkpoint import Checkpoint, config_of
 
 WALK = "toy_envs:ToyWalk-v0"
@@ -140,6 +141,29 @@ def test_a_file_of_before_is_of_none(tmp_path: Path) -> None:
     assert loaded.config.env_kwargs == {}
     assert list(loaded._trainer.episodes.recent) == list(agent._trainer.episodes.recent)
     assert rlkit_es.evaluate(loaded, 6) == rlkit_es.evaluate(agent, 6)
+
+
+def test_a_run_directory_of_before_goes_on_and_is_the_same_experiment() -> None:
+    for name in ("run", "new"):
+        assert run.main([*options(env_kwargs={}), "--run-dir", name, "--backend", "gymnasium"]) == 0
+    for path in Path("run/checkpoints").iterdir():
+        write_checkpoint(path, without_the_setting(path))
+    described = json.loads(Path("run/config.json").read_text())
+    del described["config"]["env_kwargs"]
+    Path("run/config.json").write_text(json.dumps(described))
+    assert len(group_seeds(find_runs([Path("run"), Path("new")]))) == 1
+    assert run.main(["--resume", "run", "--total-steps", "150", "--import", "toy_envs"]) == 0
+    assert json.loads(Path("run/config.json").read_text())["config"]["env_kwargs"] == {}
+
+
+def test_runs_with_others_are_another_experiment() -> None:
+    for name, kwargs in (("four", FOUR), ("five", {"lengths": [5]})):
+        assert run.main([*options(env_kwargs=kwargs), "--run-dir", name, "--eval-episodes", "0"]) == 0
+    labels = group_seeds(find_runs([Path("four"), Path("five")]))
+    assert [label.partition(" env_kwargs=")[2] for label in labels] == [
+        "{'lengths': [4]}",
+        "{'lengths': [5]}",
+    ]
 
 
 def test_a_file_may_not_hold_anything_else(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlkit_es.envs.spaces import action_spec, flattener, observation_spec
 from rlkit_es.envs.vector_env import Lives, Step, to_float32
-from rlkit_es.errors import UserError, suggestion
+from rlkit_es.errors import UserError, first_line, suggestion
 
 # Arguments of every pool, which are not the environment's.
 _OF_THE_POOL = frozenset(
@@ -110,18 +110,8 @@ class EnvPoolVectorEnv:
 
     def reset(self, seeds: Sequence[int]) -> Tensor:
         """Make the pool anew: EnvPool takes seeds at construction only."""
-        import envpool
-
         self.close()
-        with _quiet():
-            self._pool = envpool.make(
-                self.env_id,
-                env_type="gymnasium",
-                num_envs=self.num_envs,
-                num_threads=self._threads,
-                env_seed=list(seeds),
-                **self._settings,
-            )
+        self._pool = self._make_pool(seeds)
         if not all(hasattr(self._pool, name) for name in ("_reset", "_send", "_recv", "_state_keys")):
             raise UserError(
                 "this version of EnvPool is not supported: pip install envpool==1.2.5, or use "
@@ -164,6 +154,23 @@ class EnvPoolVectorEnv:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+
+    def _make_pool(self, seeds: Sequence[int]) -> Any:
+        """Raises UserError: a setting is of a right kind, and EnvPool cannot do it."""
+        import envpool
+
+        try:
+            with _quiet():
+                return envpool.make(
+                    self.env_id,
+                    env_type="gymnasium",
+                    num_envs=self.num_envs,
+                    num_threads=self._threads,
+                    env_seed=list(seeds),
+                    **self._settings,
+                )
+        except Exception as error:  # whatever the environments do when they are made
+            raise UserError(f"cannot make {self.env_id!r}: {first_line(error)}") from error
 
     def _observation(self, state: list[np.ndarray]) -> Tensor:
         if self.observation.pixels:

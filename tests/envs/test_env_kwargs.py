@@ -258,6 +258,15 @@ def test_what_envpool_does_not_take_is_one_line(env_kwargs: dict[str, Any], said
     assert "\n" not in str(refused.value)
 
 
+def test_a_value_that_envpool_cannot_use_is_one_line() -> None:
+    pytest.importorskip("envpool")
+    kwargs = frozen({"xml_file": "nowhere.xml"})
+    (envs,) = make_vector_envs("Ant-v4", 2, backend="envpool", env_kwargs=kwargs)
+    with pytest.raises(UserError, match=r"^cannot make 'Ant-v4': [^\n]*nowhere\.xml[^\n]*$"):
+        envs.reset([0, 1])
+    envs.close()
+
+
 # Which backend.
 
 
