@@ -18,7 +18,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from rlkit_es.commands.arguments import checked
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
-from rlkit_es.training.config import Config
+from rlkit_es.training.config import Config, as_settings
 
 # The first setting of each group, in the order of the dataclasses: a new setting is where its source is.
 _BEGINS: Mapping[str, str] = {
@@ -75,7 +75,7 @@ def parse_settings(
     Exits after ``--help`` and bad arguments.
 
     Raises:
-        UserError: an option is none.
+        UserError: an option is none, or as of `as_settings`.
     """
     hints = {**get_type_hints(Config), "env_kwargs": Annotated[Mapping[str, Any], _JSON_OBJECT]}
     groups = [_options(title, settings, defaults, hints) for title, settings in grouped_meanings().items()]
@@ -87,7 +87,7 @@ def parse_settings(
         description=description,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
     )
-    return {name: value for group in vars(parsed).values() for name, value in vars(group).items()}
+    return as_settings({k: v for group in vars(parsed).values() for k, v in vars(group).items()})
 
 
 @functools.cache

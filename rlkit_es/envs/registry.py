@@ -150,7 +150,8 @@ def _make(
     if backend == "envpool":
         if not is_atari(env_id):
             settings = thawed(env_kwargs)
-            require_arguments(envpool_id(env_id), settings)
+            if settings:
+                require_arguments(envpool_id(env_id), settings)
             left_out = leaves_of_other_tasks(env_id)
             return EnvPoolVectorEnv(envpool_id(env_id), size, threads, settings=settings, leaves_out=left_out)
         settings = {"repeat_action_probability": atari.sticky_actions, "max_episode_steps": LONGEST_GAME}

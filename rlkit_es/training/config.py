@@ -289,6 +289,8 @@ def as_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     require_known(given)
     settings = {k: v.tolist() if isinstance(v, (np.generic, np.ndarray)) else v for k, v in given.items()}
+    if "env_kwargs" in settings:
+        settings["env_kwargs"] = frozen(settings["env_kwargs"])
     if isinstance(settings.get("run_dir"), str):
         settings["run_dir"] = Path(settings["run_dir"])
     if isinstance(sizes := settings.get("hidden_sizes"), (list, tuple)):
