@@ -24,9 +24,9 @@ def ppo_config(race: Race) -> Config:
 
 
 def trpo_config(race: Race) -> Config:
-    """Our TRPO's defaults, but with a trust region that stays as large as it is there in the mean.
+    """Our TRPO's defaults, with PPO's rollouts and a trust region that stays as large as it is in the mean.
 
     sb3-contrib has no schedule for it.
     """
-    config = Config.for_algorithm("trpo", env=race.env)
+    config = Config.for_algorithm("trpo", env=race.env, num_envs=64, rollout_steps=32)
     return dataclasses.replace(config, max_kl=config.max_kl / 2, max_kl_schedule="constant")

@@ -122,8 +122,11 @@ _NOISE_BY_ACTIONS = {
     "log_std_-1.42": "--log-std-init -1.416606672028108",
 }
 
-# The same batch, of twice as long pieces of trajectories.
+# The same batch, of pieces of trajectories of other lengths.
+_64_ENVS = "--num-envs 64 --rollout-steps 32"
 _32_ENVS = "--num-envs 32 --rollout-steps 64"
+_16_ENVS = "--num-envs 16 --rollout-steps 128"
+_8_ENVS = "--num-envs 8 --rollout-steps 256"
 
 # What the defaults are chosen from; the environments that are not among these judge the choice.
 _PPO_CHOICES = {
@@ -150,22 +153,33 @@ _PPO_CHOICES = {
     **{f"with_{name}": settings for name, settings in _NOISE_BY_ACTIONS.items()},
     "with_gamma_0.995": "--gamma 0.995",
     "with_gamma_0.999": "--gamma 0.999",
+    "with_lambda_0.9": "--gae-lambda 0.9",
     "with_lambda_0.98": "--gae-lambda 0.98",
     "with_gamma_0.995_lambda_0.98": "--gamma 0.995 --gae-lambda 0.98",
     "with_32_envs": _32_ENVS,
-    "with_16_envs": "--num-envs 16 --rollout-steps 128",
+    "with_16_envs": _16_ENVS,
+    "with_value_coefficient_0.02": "--value-coefficient 0.02",
+    "with_no_gradient_bound": "--max-grad-norm inf",
 }
 _TRPO_CHOICES = {
-    **_NOISE_BY_ACTIONS,
-    "log_std_-0.5": "--log-std-init -0.5",
-    "log_std_-1": "--log-std-init -1",
-    "kl_0.03_log_std_-1": "--max-kl 0.03 --log-std-init -1",
-    "kl_0.02": "--max-kl 0.02",
-    "kl_0.02_log_std_-0.5": "--max-kl 0.02 --log-std-init -0.5",
-    "kl_0.02_constant_log_std_-0.5": "--max-kl 0.02 --max-kl-schedule constant --log-std-init -0.5",
-    "gae_0.9": "--gae-lambda 0.9",
-    "width_128": "--hidden-sizes 128 128",
+    "64_envs": _64_ENVS,
+    **{
+        name: f"{_64_ENVS} {settings}"
+        for name, settings in {
+            **_NOISE_BY_ACTIONS,
+            "log_std_-0.5": "--log-std-init -0.5",
+            "log_std_-1": "--log-std-init -1",
+            "kl_0.03_log_std_-1": "--max-kl 0.03 --log-std-init -1",
+            "kl_0.02": "--max-kl 0.02",
+            "kl_0.02_log_std_-0.5": "--max-kl 0.02 --log-std-init -0.5",
+            "kl_0.02_constant_log_std_-0.5": "--max-kl 0.02 --max-kl-schedule constant --log-std-init -0.5",
+            "gae_0.9": "--gae-lambda 0.9",
+            "width_128": "--hidden-sizes 128 128",
+            "gamma_0.995": "--gamma 0.995",
+        }.items()
+    },
     "32_envs": _32_ENVS,
+    "8_envs": _8_ENVS,
 }
 _ONE_RATE = {"policy": "3e-4", "log_std": "3e-4"}
 _AS_PPO = "--learning-rate 3e-4 --log-std-learning-rate 1e-4"
@@ -188,7 +202,9 @@ _SD_ESPO_CHOICES = {
     "recomputed": "--critic-learning-rate 3e-4",
     "as_ppo": _AS_PPO,
     "with_32_envs": _32_ENVS,
+    "with_gamma_0.995": "--gamma 0.995",
 }
+_SD_TRPO_CHOICES = {"32_envs": _32_ENVS, "16_envs": _16_ENVS}
 _ESPO_ON_DM_CONTROL = {
     "one_rate": _before(policy="3e-4", critic="None", log_std="None"),
     "as_on_mujoco": _espo_before(critic="1e-3", recomputed=True),
@@ -218,6 +234,11 @@ SUITES: Mapping[str, Suite] = {
         settings=("--eval-every", "50000"),
         pairs=_DROPOUT_PAIRS,
         title="MuJoCo",
+        remark=(
+            "TRPO has 16 environments x 128 steps and SD-TRPO 64 x 32 ([why](defaults.md#trpos-rollouts)), "
+            "so that they differ in more than dropping. TRPO with 64 x 32 is `trpo-64_envs` under "
+            "[choosing the defaults](#choosing-the-defaults-one-change-at-a-time)."
+        ),
     ),
     "dm_control": Suite(
         _RECIPES,
@@ -263,6 +284,7 @@ SUITES: Mapping[str, Suite] = {
             *_changes("trpo", _TRPO_CHOICES),
             *_changes("espo", _ESPO_CHOICES),
             *_changes("sd_espo", _SD_ESPO_CHOICES),
+            *_changed("sd_trpo", _SD_TRPO_CHOICES),
         ),
         ("Hopper-v4", "HalfCheetah-v4", "Walker2d-v4", "Ant-v4", "Humanoid-v4", "Swimmer-v4"),
         seeds=3,

@@ -28,7 +28,7 @@ class BoundSlot(Protocol):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One line of the table; `defaults` are the hyperparameters in which it differs from the rest."""
+    """One line of the table; `defaults` are the settings of a run in which it differs from the rest."""
 
     surrogate: str
     mask: str = "keep_all"
@@ -44,6 +44,9 @@ _NATURAL: Mapping[str, Any] = {
     "learning_rate": 1e-3,
     "minibatch_size": 64,  # of the critic
 }
+
+# Longer pieces of fewer trajectories than elsewhere.
+_LONG_PIECES: Mapping[str, Any] = {"num_envs": 16, "rollout_steps": 128}
 
 # A critic that follows quickly, and advantages that follow it.
 _QUICK_CRITIC: Mapping[str, Any] = {"critic_learning_rate": 1e-3, "recompute_advantages": True}
@@ -61,7 +64,7 @@ _EARLY_STOPPING: Mapping[str, Any] = {
 
 RECIPES: Mapping[str, Recipe] = {
     "ppo": Recipe(surrogate="clip", defaults=_CLIPPED),
-    "trpo": Recipe(surrogate="ratio", step="natural", defaults=_NATURAL),
+    "trpo": Recipe(surrogate="ratio", step="natural", defaults={**_NATURAL, **_LONG_PIECES}),
     "espo": Recipe(surrogate="ratio", stop="ratio_deviation", defaults=_EARLY_STOPPING),
     "sd_ppo": Recipe(surrogate="clip", mask="ratio_within", defaults=_CLIPPED),
     "sd_trpo": Recipe(

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from update_examples import ADAM, NATURAL, make_config_for, make_policy, parameters_of
+from update_examples import (
+    ADAM,
+    NATURAL,
+    make_config_for,
+    make_policy,
+    parameters_of,
+    update_defaults,
+)
 
 from rlkit_es.errors import UserError
 from rlkit_es.learners.config import UpdateConfig
@@ -80,7 +87,7 @@ REFUSED = [
 
 
 def config_for(algo: str, changes: dict[str, Any]) -> UpdateConfig:
-    return UpdateConfig(**(dict(find_recipe(algo).defaults) | changes))
+    return UpdateConfig(**(update_defaults(algo) | changes))
 
 
 @pytest.mark.parametrize(("algo", "changes", "named", "offered"), REFUSED)
@@ -109,7 +116,7 @@ def test_no_learner_is_made_and_the_policy_is_left_alone(
 
 @pytest.mark.parametrize("algo", [*ADAM, *NATURAL])
 def test_every_default_applies_also_where_it_is_written_out(algo: str) -> None:
-    defaults = dict(find_recipe(algo).defaults)
+    defaults = update_defaults(algo)
     for name, value in (DEFAULTS | defaults).items():
         fill_slots(find_recipe(algo), UpdateConfig(**(defaults | {name: value})))
 

@@ -1,9 +1,11 @@
+import dataclasses
 import inspect
 from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
+from update_examples import update_defaults
 
 from rlkit_es.core import constraints, masks, stops, surrogates
 from rlkit_es.errors import UserError
@@ -75,7 +77,7 @@ def test_the_defaults_in_which_recipes_differ() -> None:
     assert defaults == {
         "ppo": clipped,
         "sd_ppo": clipped,
-        "trpo": natural,
+        "trpo": {**natural, "num_envs": 16, "rollout_steps": 128},
         "sd_trpo": {**natural, "mask_at": "trial", "dropout_rate": 4.0},
         "espo": stopping,
         "sd_espo": {**stopping, "dropout_threshold": 0.25},
@@ -86,7 +88,8 @@ def test_the_defaults_in_which_recipes_differ() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_can_be_filled_and_its_defaults_are_fields(name: str) -> None:
     recipe = find_recipe(name)
-    slots = fill_slots(recipe, UpdateConfig(**recipe.defaults))
+    assert recipe.defaults.keys() <= {field.name for field in dataclasses.fields(Config)}
+    slots = fill_slots(recipe, UpdateConfig(**update_defaults(name)))
     assert slots.may_stop is (recipe.stop != "never")
     assert slots.may_drop is (recipe.mask != "keep_all")
     assert slots.step == recipe.step
@@ -102,7 +105,7 @@ def test_every_recipe_can_be_filled_and_its_defaults_are_fields(name: str) -> No
 def test_the_slots_are_those_of_the_table(name: str) -> None:
     recipe = find_recipe(name)
     settings = {
-        **recipe.defaults,
+        **update_defaults(name),
         "clip_range": 0.1,
         "dropout_threshold": 0.3,
         "dropout_rate": 0.6,

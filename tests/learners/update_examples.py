@@ -7,7 +7,7 @@ import torch
 from recordings import AsksNothing
 
 from rlkit_es.learners.adam_learner import AdamLearner
-from rlkit_es.learners.config import UpdateConfig
+from rlkit_es.learners.config import DEFAULTS, UpdateConfig
 from rlkit_es.learners.estimates import Estimates, Estimator
 from rlkit_es.learners.learner import make_learner as make_any_learner
 from rlkit_es.learners.loops import PythonLoop
@@ -38,7 +38,12 @@ def make_config_for(algo: str, **changes: Any) -> UpdateConfig:
         few |= {"epochs": 3, "recompute_advantages": False, **one_rate}
     else:
         few |= {"max_kl": 0.02, "max_kl_schedule": "constant"}
-    return UpdateConfig(**(dict(find_recipe(algo).defaults) | few | changes))
+    return UpdateConfig(**(update_defaults(algo) | few | changes))
+
+
+def update_defaults(algo: str) -> dict[str, Any]:
+    """Of the recipe's own defaults those of an update; the others are of the rollout."""
+    return {name: value for name, value in find_recipe(algo).defaults.items() if name in DEFAULTS}
 
 
 def make_policy(action: ActionSpec = BOX, seed: int = 0, hidden: tuple[int, ...] = (16, 12)) -> ActorCritic:

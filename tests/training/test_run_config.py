@@ -480,7 +480,7 @@ def test_the_defaults_of_every_algorithm_are_valid(algo: str) -> None:
 
 @pytest.mark.parametrize("algo", RECIPES)
 def test_the_default_minibatch_is_the_batch_where_that_is_smaller(algo: str) -> None:
-    assert Config.for_algorithm(algo, num_envs=1).minibatch_size == 32
+    assert Config.for_algorithm(algo, num_envs=1, rollout_steps=32).minibatch_size == 32
     game = {"env": "ALE/Pong-v5", "num_envs": 1, "rollout_steps": 100}
     assert Config.for_algorithm(algo, **game).minibatch_size == 100
 
