@@ -22,6 +22,7 @@ SAYS = {
 pytestmark = pytest.mark.usefixtures("nothing_stays_registered")
 
 
+@pytest.mark.filterwarnings("ignore:.*Overriding environment")  # the same process registers it again
 @pytest.mark.parametrize("name", SAYS)
 def test_every_example_runs_again_and_again(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
