@@ -36,7 +36,7 @@ _TIANSHOU = ("tianshou",)
 CONTENDERS: dict[str, Contender] = {
     "ppo": Contender("rlkit_es ppo", "contenders.ours:ppo"),
     "ppo-equal": Contender("rlkit_es ppo (equal)", "contenders.ours:equal_ppo"),
-    "trpo": Contender("rlkit_es trpo (64 x 32)", "contenders.ours:trpo"),
+    "trpo": Contender("rlkit_es trpo", "contenders.ours:trpo"),
     "trpo-equal": Contender("rlkit_es trpo (equal)", "contenders.ours:equal_trpo"),
     "sb3-ppo-zoo": Contender("sb3-ppo (zoo)", "contenders.sb3:zoo_ppo", _SB3),
     "sb3-ppo-equal": Contender("sb3-ppo (equal)", "contenders.sb3:equal_ppo", _SB3),

@@ -17,8 +17,8 @@ def ppo(race: Race, watch: Watch) -> None:
 
 
 def trpo(race: Race, watch: Watch) -> None:
-    """TRPO as it comes, but with PPO's rollouts, which were its own when it was first raced."""
-    _train(Config.for_algorithm("trpo", env=race.env, num_envs=64, rollout_steps=32), race, watch)
+    """TRPO as it comes."""
+    _train(Config.for_algorithm("trpo", env=race.env), race, watch)
 
 
 def equal_ppo(race: Race, watch: Watch) -> None:

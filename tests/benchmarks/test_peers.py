@@ -226,7 +226,7 @@ def test_runs_that_did_not_reach_it_count_as_infinite():
     rows = [line for line in summary.splitlines() if line.startswith(("| sb3", "| rlkit"))]
     assert rows == [
         "| rlkit_es ppo | 3 of 3 | 40 (30 - 50) | 300,000 | 50 | 1.00 | 2,001 |",
-        "| rlkit_es trpo (64 x 32) | 3 of 3 | 80 (60 - 90) | 300,000 | 50 | 2.00 | 2,001 |",
+        "| rlkit_es trpo | 3 of 3 | 80 (60 - 90) | 300,000 | 50 | 2.00 | 2,001 |",
         f"| sb3-ppo (zoo) | 1 of 3; 2 {limit} | > limit (100 - > limit) | > limit | > limit | - | 2,001 |",
         f"| sb3-ppo (equal) | 2 of 3; 1 {limit} | 100 (60 - > limit) | 300,000 | 50 | 2.50 | 2,001 |",
         f"| sb3-trpo (zoo) | 0 of 1; 1 {limit} | > limit | > limit | > limit | - | - |",
