@@ -28,8 +28,13 @@ from rlkit_es.types import Batch, PolicyStats
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "dropped_signal.json"
 
-_ROLLOUT = {"num_envs": 64, "rollout_steps": 32}
-_STEP = {"log_std_init": -0.5, "max_kl": 0.02, "max_kl_schedule": "constant"}
+_SETTINGS = {
+    "num_envs": 64,
+    "rollout_steps": 32,
+    "log_std_init": -0.5,
+    "max_kl": 0.02,
+    "max_kl_schedule": "constant",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(env: str, seed: int, updates: int) -> dict[str, dict[str, float]]:
     """For each mask the median over the updates of one TRPO run."""
-    config = Config.for_algorithm("trpo", env=env, seed=seed, **_ROLLOUT, **_STEP)
+    config = Config.for_algorithm("trpo", env=env, seed=seed, **_SETTINGS)
     trainer = Trainer(config)
     trainer.learner.compile()
     learner = trainer.learner

@@ -62,9 +62,9 @@ class Algorithm:
             checkpoint: of a run directory: "last", "best", or environment steps.
             device: where it is to be from here on.
             changes: settings that are to be otherwise from here on, as for fine-tuning: another
-                learning rate, another environment with the same spaces (which gets no `env_kwargs` but those
-                given here), a run directory of its own.
-                What the networks and their normaliser are made of cannot be.
+                learning rate, another environment with the same spaces (which gets no `env_kwargs` but
+                those given here), a run directory of its own. What the networks and their normaliser are
+                made of cannot be.
 
         Raises:
             CheckpointError: it is damaged, or not one of this algorithm.

@@ -28,5 +28,6 @@ def trpo_config(race: Race) -> Config:
 
     sb3-contrib has no schedule for it.
     """
-    config = Config.for_algorithm("trpo", env=race.env, num_envs=64, rollout_steps=32)
+    rollouts = {name: getattr(ppo_config(race), name) for name in ("num_envs", "rollout_steps")}
+    config = Config.for_algorithm("trpo", env=race.env, **rollouts)
     return dataclasses.replace(config, max_kl=config.max_kl / 2, max_kl_schedule="constant")
