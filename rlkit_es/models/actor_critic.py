@@ -30,7 +30,8 @@ class ActorCritic(nn.Module):
         observation: what the environment shows.
         action: what it accepts.
         network: a name in ``networks.NETWORKS``.
-        hidden_sizes: width of each hidden layer, of the actor and of the critic.
+        hidden_sizes: width of each hidden layer of the actor.
+        critic_hidden_sizes: of the critic.
         activation: a name in ``networks.ACTIVATIONS``.
         log_std_init: initial log standard deviation of a continuous action.
         observation_clip: bound of a normalised observation.
@@ -57,6 +58,7 @@ class ActorCritic(nn.Module):
         *,
         network: str = "mlp",
         hidden_sizes: Sequence[int],
+        critic_hidden_sizes: Sequence[int],
         activation: str,
         log_std_init: float,
         observation_clip: float,
@@ -80,10 +82,9 @@ class ActorCritic(nn.Module):
         self.pixels = observation.pixels
         self.shares_encoder = share_encoder and observation.pixels
 
-        def network_to(outputs: int, gain: float, *, encoded: bool) -> nn.Module:
+        def network_to(hidden: Sequence[int], outputs: int, gain: float, *, encoded: bool) -> nn.Module:
             def network_from(inputs: int) -> nn.Module:
-                sizes = (inputs, *hidden_sizes, outputs)
-                return build("network", network, sizes, activation, gain, generator)
+                return build("network", network, (inputs, *hidden, outputs), activation, gain, generator)
 
             if not observation.pixels:
                 return network_from(observation.size)
@@ -93,11 +94,11 @@ class ActorCritic(nn.Module):
             return Encoded(Encoder(own, precision), top) if encoded else top
 
         # A last layer near zero: the first policy does not depend on the observation.
-        actor = network_to(action.size, 0.01, encoded=True)
+        actor = network_to(hidden_sizes, action.size, 0.01, encoded=True)
         self.actor = (
             CategoricalActor(actor) if action.discrete else GaussianActor(actor, action.size, log_std_init)
         )
-        self.critic = Critic(network_to(1, 1.0, encoded=not self.shares_encoder))
+        self.critic = Critic(network_to(critic_hidden_sizes, 1, 1.0, encoded=not self.shares_encoder))
         low, high = torch.tensor(action.low), torch.tensor(action.high)
         self.register_buffer("action_low", low, persistent=False)
         self.register_buffer("action_high", high, persistent=False)

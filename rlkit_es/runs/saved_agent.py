@@ -16,8 +16,8 @@ from rlkit_es.training.idle import refuse_idle, refuse_unrecorded
 
 # What is not made anew where a policy and its optimiser are read.
 _MADE_OF = (
-    *("network", "hidden_sizes", "activation", "encoder", "share_encoder", "log_std_init"),
-    *("normalize_observations", "observation_clip", "scale_actions"),
+    *("network", "hidden_sizes", "critic_hidden_sizes", "activation", "encoder", "share_encoder"),
+    *("log_std_init", "normalize_observations", "observation_clip", "scale_actions"),
     *("constraint", "initial_penalty"),
 )
 

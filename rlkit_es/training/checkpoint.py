@@ -81,6 +81,8 @@ def config_of(checkpoint: Checkpoint) -> Config:
         if unknown := sorted(settings.keys() - known):
             raise CheckpointError(f"setting {unknown[0]!r} is not known to this version of rlkit_es")
         settings["hidden_sizes"] = tuple(settings["hidden_sizes"])
+        if settings.get("critic_hidden_sizes") is not None:
+            settings["critic_hidden_sizes"] = tuple(settings["critic_hidden_sizes"])
         try:
             return Config(**settings)
         except UserError as error:

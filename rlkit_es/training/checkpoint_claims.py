@@ -42,17 +42,18 @@ def require_size(tensors: Mapping[str, Tensor], config: Config, spaces: Spaces) 
     if encoded and (observation.shape[0] < 1 or min(observation.shape[1:]) < SMALLEST_PICTURE):
         raise CheckpointError(f"it is for pictures of shape {observation.shape}, which are too small")
     asked = weights_of_nature_cnn(observation.shape) if encoded else 0
-    for outputs in (spaces.action.size, 1):
-        sizes = (1 if observation.pixels else observation.size, *config.hidden_sizes, outputs)
+    layers = config.hidden_sizes, config.sizes_of_critic
+    for hidden, outputs in zip(layers, (spaces.action.size, 1), strict=True):
+        sizes = (1 if observation.pixels else observation.size, *hidden, outputs)
         asked += sum(inputs * width for inputs, width in pairwise(sizes))
     held = sum(value.numel() for value in tensors.values())
     # A network of the user's own need not have a matrix for each pair of sizes.
     most = held if config.network == "mlp" else max(held, _MOST_UNSEEN)
     most_inputs = max(held, _MOST_UNSEEN)
-    if len(config.hidden_sizes) > len(tensors) or asked > most or observation.size > most_inputs:
+    deepest = max(map(len, layers))
+    if deepest > len(tensors) or asked > most or observation.size > most_inputs:
         raise CheckpointError(
-            f"its settings ask for {len(config.hidden_sizes):,} layers with {asked:,} weights, and it holds "
-            f"{held:,} numbers"
+            f"its settings ask for {deepest:,} layers with {asked:,} weights, and it holds {held:,} numbers"
         )
 
 

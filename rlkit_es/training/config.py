@@ -70,8 +70,12 @@ class Config(UpdateConfig):
     """mlp, or one of your own that you registered."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Width of each hidden layer, for the actor and for the critic. Wider for large observations; none
-    are needed after an encoder."""
+    """Width of each hidden layer, of the actor, and of the critic if nothing else is said. Wider for large
+    observations; none are needed after an encoder."""
+
+    critic_hidden_sizes: tuple[int, ...] | None = None
+    """The critic's where they are others; None: as the actor's. It is not what acts: a wide one costs time
+    in the update alone."""
 
     encoder: str = "nature_cnn"
     """For pictures: nature_cnn, or one of your own that you registered. It comes before `network`."""
@@ -203,13 +207,9 @@ class Config(UpdateConfig):
         check_range(self, "gamma", "gae_lambda", "sticky_actions", low=0, high=1)
         check_range(self, "log_std_init", low=-10, high=5)
         check_range(self, "observation_clip", "reward_clip", above=0)
-        if not isinstance(self.hidden_sizes, tuple) or any(
-            not isinstance(s, int) or isinstance(s, bool) or s < 1 for s in self.hidden_sizes
-        ):
-            raise UserError(
-                "hidden_sizes must be a tuple of positive whole numbers, (64, 64) say, "
-                f"got {self.hidden_sizes!r}"
-            )
+        _check_sizes("hidden_sizes", self.hidden_sizes)
+        if self.critic_hidden_sizes is not None:
+            _check_sizes("critic_hidden_sizes", self.critic_hidden_sizes)
 
     def _check_pictures(self) -> None:
         if self.sign_rewards and self.normalize_rewards:
@@ -248,6 +248,11 @@ class Config(UpdateConfig):
         return not natural if self.share_encoder is None else self.share_encoder
 
     @property
+    def sizes_of_critic(self) -> tuple[int, ...]:
+        """`critic_hidden_sizes`, or the actor's."""
+        return self.hidden_sizes if self.critic_hidden_sizes is None else self.critic_hidden_sizes
+
+    @property
     def batch_size(self) -> int:
         """B: rows of one rollout."""
         return self.num_envs * self.rollout_steps
@@ -281,6 +286,11 @@ def _defaults(recipe: Recipe, env_id: str) -> dict[str, Any]:
     return {**recipe.defaults, **env_defaults(env_id, recipe)}
 
 
+def _check_sizes(name: str, sizes: object) -> None:
+    if not isinstance(sizes, tuple) or any(type(size) is not int or size < 1 for size in sizes):
+        raise UserError(f"{name} must be a tuple of positive whole numbers, (64, 64) say, got {sizes!r}")
+
+
 def as_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """What a user wrote, as `Config` has it: paths, tuples, numbers that are not NumPy's.
 
@@ -293,8 +303,9 @@ def as_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         settings["env_kwargs"] = frozen(settings["env_kwargs"])
     if isinstance(settings.get("run_dir"), str):
         settings["run_dir"] = Path(settings["run_dir"])
-    if isinstance(sizes := settings.get("hidden_sizes"), (list, tuple)):
-        settings["hidden_sizes"] = tuple(s.item() if isinstance(s, np.generic) else s for s in sizes)
+    for name in ("hidden_sizes", "critic_hidden_sizes"):
+        if isinstance(sizes := settings.get(name), (list, tuple)):
+            settings[name] = tuple(s.item() if isinstance(s, np.generic) else s for s in sizes)
     return settings
 
 

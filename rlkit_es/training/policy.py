@@ -34,6 +34,7 @@ def _make(config: Config, spaces: Spaces, seed: int) -> ActorCritic:
         spaces.action,
         network=config.network,
         hidden_sizes=config.hidden_sizes,
+        critic_hidden_sizes=config.sizes_of_critic,
         activation=config.activation,
         log_std_init=config.log_std_init,
         observation_clip=config.observation_clip,

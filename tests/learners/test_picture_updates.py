@@ -51,6 +51,7 @@ def make_policy(
         ObservationSpec(SHAPE),
         action,
         hidden_sizes=hidden,
+        critic_hidden_sizes=hidden,
         activation="tanh",
         log_std_init=-0.5,
         observation_clip=10.0,

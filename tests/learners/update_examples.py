@@ -53,6 +53,7 @@ def make_policy(action: ActionSpec = BOX, seed: int = 0, hidden: tuple[int, ...]
         ObservationSpec((OBSERVATION_SIZE,)),
         action,
         hidden_sizes=hidden,
+        critic_hidden_sizes=hidden,
         activation="tanh",
         log_std_init=-0.5,
         observation_clip=10.0,

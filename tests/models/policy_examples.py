@@ -21,6 +21,7 @@ def box(low: list[float], high: list[float]) -> ActionSpec:
 def make_policy(action: ActionSpec, seed: int = 0, **changes: Any) -> ActorCritic:
     settings: dict[str, Any] = {
         "hidden_sizes": (32, 24),
+        "critic_hidden_sizes": (20, 28, 12),
         "activation": "tanh",
         "log_std_init": -0.5,
         "observation_clip": 10.0,

@@ -33,11 +33,20 @@ def test_orthogonal_weights_and_zero_biases(sizes: tuple[int, ...], gain: float)
 @pytest.mark.parametrize("action", [box([-1, -1], [1, 1]), ActionSpec(size=5, discrete=True)])
 def test_gains_of_policy_and_critic(action: ActionSpec) -> None:
     policy = make_policy(action)
-    assert_orthogonal(policy.actor.network.get_parameter("weight_2"), 0.01)
-    assert_orthogonal(policy.critic.network.get_parameter("weight_2"), 1.0)
-    for network in (policy.actor.network, policy.critic.network):
-        assert_orthogonal(network.get_parameter("weight_0"), 2**0.5)
-        assert_orthogonal(network.get_parameter("weight_1"), 2**0.5)
+    for network, gain in ((policy.actor.network, 0.01), (policy.critic.network, 1.0)):
+        *hidden, last = (weight for weight in network.parameters() if weight.dim() == 2)
+        assert_orthogonal(last, gain)
+        for weight in hidden:
+            assert_orthogonal(weight, 2**0.5)
+
+
+def test_actor_and_critic_have_hidden_layers_of_their_own() -> None:
+    policy = make_policy(box([-1, -1], [1, 1]), hidden_sizes=(7, 3), critic_hidden_sizes=(5,))
+    shapes = [
+        [tuple(weight.shape) for weight in network.parameters() if weight.dim() == 2]
+        for network in (policy.actor.network, policy.critic.network)
+    ]
+    assert shapes == [[(7, 11), (3, 7), (2, 3)], [(5, 11), (1, 5)]]
 
 
 def test_the_generator_alone_fixes_the_weights() -> None:

@@ -147,6 +147,8 @@ def test_the_rate_that_is_reported_is_the_one_applied() -> None:
         {"normalize_observations": False, "normalize_rewards": False, "scale_actions": False},
         {"hidden_sizes": ()},
         {"hidden_sizes": (3, 5, 2)},
+        {"hidden_sizes": (3, 5), "critic_hidden_sizes": (7, 2, 4)},
+        {"critic_hidden_sizes": ()},
         {"learning_rate_schedule": "adaptive_kl"},
         {"constraint": "kl", "initial_penalty": 3.0},
         {"critic_epochs": None, "stop": "ratio_deviation"},
@@ -216,7 +218,12 @@ HUGE = 10**400
 UNUSABLE_SETTINGS: list[dict[str, Any]] = [
     *({"algo": value} for value in ("pppo", None, 3, ["ppo"], {}, "ppo\nx", "../../ppo")),
     *({"env": value} for value in (None, 3, ["CartPole-v1"])),
-    *({"hidden_sizes": value} for value in (None, 3, "8", [0], [-1], [8.0], ["8"], [[8]], {"8": 8}, [None])),
+    {"hidden_sizes": None},
+    *(
+        {name: value}
+        for name in ("hidden_sizes", "critic_hidden_sizes")
+        for value in (3, "8", [0], [-1], [8.0], ["8"], [[8]], {"8": 8}, [None])
+    ),
     *({"num_envs": value} for value in (0, -1, 1.5, "2", None, True, [2], math.nan)),
     *({"gamma": value} for value in (-0.1, 1.1, math.nan, math.inf, "0.99", None, True, HUGE)),
     *({"activation": value} for value in ("gelu", None, "__import__", ["tanh"], 0)),
@@ -366,6 +373,8 @@ def test_a_generator_that_would_read_beyond_its_own_state_is_refused() -> None:
 def test_restoring_leaves_a_refused_checkpoint_without_effect_on_the_next() -> None:
     with pytest.raises(CheckpointError):
         go_on(with_settings(hidden_sizes=[9]))
+    with pytest.raises(CheckpointError):
+        go_on(with_settings(critic_hidden_sizes=[9]))
     checkpoint = trained("ppo", "Pendulum-v1")
     assert differing(take_checkpoint(go_on(checkpoint)), checkpoint) == []
 
@@ -435,6 +444,7 @@ HOSTILE: dict[str, Any] = {
     "environments, just allowed": lambda: with_settings(num_envs=9_999_000),
     "widths": lambda: with_settings(hidden_sizes=[10**6, 10**6]),
     "one width": lambda: with_settings(hidden_sizes=[10**300]),
+    "widths of the critic": lambda: with_settings(critic_hidden_sizes=[10**6, 10**6]),
     "widths that are allowed": lambda: with_settings(hidden_sizes=[1000, 1000]),
     "depth that is allowed": lambda: with_settings(hidden_sizes=[1] * 100),
     "observations": lambda: changed(observation=[2**31 - 1]),
@@ -443,6 +453,7 @@ HOSTILE: dict[str, Any] = {
     "threads beyond any integer": lambda: with_settings(torch_threads=2**40),
     "threads": lambda: with_settings(torch_threads=2**31 - 1),
     "depth": lambda: with_settings(hidden_sizes=[1] * 10**6),
+    "depth of the critic": lambda: with_settings(critic_hidden_sizes=[1] * 10**6),
     "message": lambda: with_settings(hidden_sizes=[0] * 10**6),
     "episodes": lambda: changed(episodes=[[0, 1.0, 1]] * 100_000),
     "metrics": lambda: changed(metrics={str(i): 1.0 for i in range(100_000)}),

@@ -39,6 +39,7 @@ ALTERNATIVES: dict[str, Any] = {
     "gamma": 0.9,
     "gae_lambda": 0.5,
     "hidden_sizes": (8, 9),
+    "critic_hidden_sizes": (8, 9),
     "activation": "relu",
     "log_std_init": 0.0,
     "normalize_observations": False,
@@ -288,6 +289,7 @@ NOT_FRACTIONS = (-0.1, 1.1, 2, NAN, INF, "0.9", None)
 NOT_RATES = (0, -1e-3, 1.5, NAN, INF, "3e-4")
 NOT_WEIGHTS = (-1e-3, -1, 1e7, NAN, INF, "0.1", None, True)
 
+NOT_SIZES = ((0,), (64, -1), (64.0,), ("64",), (True,), 64, "64")
 BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "algo": ("pp", "", "PPO2"),
     "env": (3, None),
@@ -299,7 +301,8 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "gamma": NOT_FRACTIONS,
     "gae_lambda": NOT_FRACTIONS,
     "network": ("mpl", "", None, 3),
-    "hidden_sizes": ((0,), (64, -1), (64.0,), ("64",), (True,), 64, "64", None),
+    "hidden_sizes": (*NOT_SIZES, None),
+    "critic_hidden_sizes": NOT_SIZES,
     "activation": ("gelu", "", None, 3),
     "log_std_init": (NAN, INF, -100, 100, "0", None),
     "normalize_observations": ("no", None),
@@ -508,7 +511,10 @@ def test_a_misspelt_setting_names_the_closest(wrong: str, right: str) -> None:
 
 @pytest.mark.parametrize(
     ("other", "here"),
-    [("lr", "learning_rate"), ("n_steps", "rollout_steps"), ("policy_kwargs", "hidden_sizes")],
+    [
+        *[("lr", "learning_rate"), ("n_steps", "rollout_steps"), ("policy_kwargs", "hidden_sizes")],
+        ("critic_hidden_dims", "critic_hidden_sizes"),
+    ],
 )
 def test_a_setting_of_another_library_is_told_what_it_is_called_here(other: str, here: str) -> None:
     with pytest.raises(UserError, match=rf"unknown setting '{other}'; here it is {here}"):
@@ -542,6 +548,7 @@ def test_lists_and_strings_are_taken_for_tuples_and_paths() -> None:
         assert numbers == (8, 8)
         assert {type(number) for number in numbers} == {int}
     assert config.run_dir == Path("runs/mine")
+    assert Config.for_algorithm("ppo", critic_hidden_sizes=[4]).critic_hidden_sizes == (4,)
 
 
 @pytest.mark.parametrize(
