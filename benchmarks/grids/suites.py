@@ -128,6 +128,8 @@ _32_ENVS = "--num-envs 32 --rollout-steps 64"
 _16_ENVS = "--num-envs 16 --rollout-steps 128"
 _8_ENVS = "--num-envs 8 --rollout-steps 256"
 
+_CONSTANT_RATE = "--learning-rate-schedule constant"
+
 # What the defaults are chosen from; the environments that are not among these judge the choice.
 _PPO_CHOICES = {
     "one_rate": _ppo_before(),
@@ -160,6 +162,7 @@ _PPO_CHOICES = {
     "with_16_envs": _16_ENVS,
     "with_value_coefficient_0.02": "--value-coefficient 0.02",
     "with_no_gradient_bound": "--max-grad-norm inf",
+    "with_constant_rate": _CONSTANT_RATE,
 }
 _TRPO_CHOICES = {
     "64_envs": _64_ENVS,
@@ -195,6 +198,7 @@ _ESPO_CHOICES = {
     ),
     "as_ppo": _AS_PPO,
     "common_gradient_0": "--common-gradient 0",
+    "constant_rate": _CONSTANT_RATE,
 }
 _SD_ESPO_CHOICES = {
     "critic_3e-4": _espo_before(),
