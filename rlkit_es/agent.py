@@ -144,8 +144,8 @@ class Algorithm:
         """Actions for raw observations, ready for ``env.step``.
 
         Args:
-            observation: (O,) one, or (N, O) a batch; Dicts and arrays of more dimensions as
-                `gymnasium.spaces.flatten` gives them. Pictures are (C, H, W), or (N, C, H, W), uint8.
+            observation: (O,) one, or (N, O) a batch; what is no such array (a Dict, a Discrete number) as
+                `gymnasium.spaces.flatten` gives it. Pictures are (C, H, W), or (N, C, H, W), uint8.
             deterministic: the mode; False samples.
 
         Returns:
@@ -157,7 +157,7 @@ class Algorithm:
         if array.shape[batched:] != spec.shape:
             one = ", ".join(map(str, spec.shape))
             shapes = f"({one},) or (N, {one})" if len(spec.shape) == 1 else f"({one}) or (N, {one})"
-            hint = ": flatten it first" if array.size == spec.size and not spec.pixels else ""
+            hint = "" if spec.pixels else ": gymnasium.spaces.flatten(env.observation_space, ...) makes it so"
             raise UserError(f"observation must have shape {shapes}, got {array.shape}{hint}")
         if spec.pixels and not np.issubdtype(array.dtype, np.integer):
             raise UserError(f"pictures must be uint8, 0 to 255, got {array.dtype}: leave them as they are")

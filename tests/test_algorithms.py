@@ -482,5 +482,19 @@ def test_steps_that_cannot_be_leave_no_directory(tmp_path: Path) -> None:
 
 
 def test_an_observation_of_more_dimensions_is_to_be_flattened(pendulum: Algorithm) -> None:
-    with pytest.raises(UserError, match=r"got \(3, 1\): flatten it first$"):
+    with pytest.raises(UserError, match=r"got \(3, 1\): gymnasium\.spaces\.flatten\(.*\) makes it so$"):
         pendulum.predict(np.zeros((3, 1), dtype=np.float32))
+
+
+def test_a_choice_is_observed_as_the_number_of_the_value_that_it_has() -> None:
+    space = Discrete(16)
+    with PPO(
+        "FrozenLake-v1", env_kwargs={"is_slippery": False}, seed=0, num_envs=16, backend="gymnasium"
+    ) as agent:
+        agent.learn(40_000)
+        assert rlkit_es.evaluate(agent, 1).return_mean == 1
+        with pytest.raises(
+            UserError, match=r"shape \(16,\) or \(N, 16\), got \(\): gymnasium\.spaces\.flatten"
+        ):
+            agent.predict(np.int64(3))
+        assert Discrete(4).contains(agent.predict(gym.spaces.flatten(space, 3)))

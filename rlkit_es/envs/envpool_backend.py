@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlkit_es.envs.spaces import action_spec, flattener, observation_spec
+from rlkit_es.envs.spaces import action_spec, flattener, leaves, observation_spec
 from rlkit_es.envs.vector_env import Lives, Step, to_float32
 from rlkit_es.errors import UserError, first_line, suggestion
 
@@ -95,10 +95,10 @@ class EnvPoolVectorEnv:
             observation_space = spec.gymnasium_observation_space
             action_space = spec.gymnasium_action_space
         if leaves_out:
-            leaves = {name: leaf for name, leaf in observation_space.items() if name not in leaves_out}
-            observation_space = gym.spaces.Dict(leaves)
+            kept = {name: leaf for name, leaf in observation_space.items() if name not in leaves_out}
+            observation_space = gym.spaces.Dict(kept)
         self.observation = observation_spec(observation_space)
-        self._picture = flattener(observation_space, num_envs)
+        self._flatten = [flattener(leaf, num_envs) for leaf in leaves(observation_space)]
         self._leaves_out = {f"obs:{leaf}" for leaf in leaves_out}
         self.action = action_spec(action_space)
         # The pool itself wants 32 bits where Gymnasium's Discrete says 64.
@@ -120,8 +120,8 @@ class EnvPoolVectorEnv:
         keys = list(self._pool._state_keys)
         self._reward, self._done, self._truncated = map(keys.index, ("reward", "done", "trunc"))
         # "obs" alone, or one "obs:name" for each leaf of a Dict: in key order.
-        leaves = [(key, i) for i, key in enumerate(keys) if _is_observation(key)]
-        self._leaves = [i for key, i in sorted(leaves) if key not in self._leaves_out]
+        found = [(key, i) for i, key in enumerate(keys) if _is_observation(key)]
+        self._leaves = [i for key, i in sorted(found) if key not in self._leaves_out]
         self._ended = np.zeros(self.num_envs, dtype=bool)
         self._pool._reset(self._env_ids)
         state = self._pool._recv()
@@ -173,10 +173,10 @@ class EnvPoolVectorEnv:
             raise UserError(f"cannot make {self.env_id!r}: {first_line(error)}") from error
 
     def _observation(self, state: list[np.ndarray]) -> Tensor:
+        parts = [flatten(state[i]) for flatten, i in zip(self._flatten, self._leaves, strict=True)]
         if self.observation.pixels:
-            return torch.from_numpy(self._picture(state[self._leaves[0]]))
-        leaves = [state[i].reshape(self.num_envs, -1) for i in self._leaves]
-        return to_float32(leaves[0] if len(leaves) == 1 else np.concatenate(leaves, axis=1))
+            return torch.from_numpy(parts[0])
+        return to_float32(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
 
 
 def _is_observation(key: str) -> bool:

@@ -27,8 +27,11 @@ def fitter(space: gym.Space[Any], name: str = "observation") -> Fit:
     if isinstance(space, spaces.Dict):
         leaves = [(key, fitter(leaf, f"{name}[{key!r}]")) for key, leaf in space.spaces.items()]
         return lambda observation: {key: fit(_leaf(observation, key, name)) for key, fit in leaves}
+    if isinstance(space, spaces.Tuple):
+        parts = [fitter(part, f"{name}[{index}]") for index, part in enumerate(space)]
+        return lambda observation: _fitted(observation, parts, name)
     if not isinstance(space, spaces.Box):
-        return lambda observation: observation  # `observation_spec` refuses the space, and says what helps
+        return lambda observation: _member(observation, space, name)
     shape, kind = space.shape, space.dtype.kind
 
     def fit(observation: Any) -> Any:
@@ -78,6 +81,21 @@ def _leaf(observation: Any, key: str, name: str) -> Any:
         return observation[key]
     except (LookupError, TypeError) as error:
         raise WrongReturnError(f"returned {name} without {key!r}, which observation_space has") from error
+
+
+def _fitted(observation: Any, parts: list[Fit], name: str) -> tuple[Any, ...]:
+    if not isinstance(observation, (tuple, list)) or len(observation) != len(parts):
+        raise WrongReturnError(
+            f"returned {_brief(observation)} as {name}, which observation_space says is a tuple of "
+            f"{len(parts)}"
+        )
+    return tuple(fit(part) for fit, part in zip(parts, observation, strict=True))
+
+
+def _member(observation: Any, space: gym.Space[Any], name: str) -> Any:
+    if not space.contains(observation):
+        raise WrongReturnError(f"returned {_brief(observation)} as {name}, which is not in {space}")
+    return observation
 
 
 def _converted(observation: Any, space: spaces.Box, name: str) -> np.ndarray:

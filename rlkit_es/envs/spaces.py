@@ -18,20 +18,31 @@ _MUJOCO_INFINITY = 1e10  # mjMAXVAL: what DM Control gives for an actuator witho
 
 
 def observation_spec(space: gym.Space[Any]) -> ObservationSpec:
-    """What one observation is: a picture (C, H, W), or all Box leaves as numbers (O,).
+    """What one observation is: a picture (C, H, W), or all its `leaves` as numbers (O,).
 
     Raises:
-        UserError: the space has a leaf that is no Box, or pixels that are no single picture.
+        UserError: the space has a leaf that is none of `leaves`, or pixels that are no single picture.
     """
     if _is_pixels(space):
         return ObservationSpec(_channels_first(space.shape))  # type: ignore[arg-type]
-    return ObservationSpec((_numbers(space),))
+    return ObservationSpec((sum(map(_numbers, leaves(space))),))
+
+
+def leaves(space: gym.Space[Any]) -> list[gym.Space[Any]]:
+    """What a Dict or Tuple consists of, in the order of `gymnasium.spaces.flatten`; else the space itself.
+
+    Leaves are Box and MultiBinary, whose numbers are taken as they are, and Discrete and MultiDiscrete,
+    of which each becomes as many numbers as it has values: 1 for the one that it has, else 0.
+    """
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
+        return [space]
+    return [leaf for _, part in _parts(space) for leaf in leaves(part)]
 
 
 def flattener(space: gym.Space[Any], num_envs: int) -> Flatten:
     """A function from batched observations of ``space`` to one array (N, *shape) of `observation_spec`.
 
-    Numbers are flattened, the leaves of a Dict in key order; of a picture the channels come first.
+    Numbers are flattened as `gymnasium.spaces.flatten` does it; of a picture the channels come first.
     """
     if _is_pixels(space):
         shape = space.shape
@@ -48,6 +59,8 @@ def batch_of_one(observation: Any) -> Any:
     """One observation, with a dimension for the number of them in front."""
     if isinstance(observation, dict):
         return {key: batch_of_one(leaf) for key, leaf in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(map(batch_of_one, observation))
     return np.asarray(observation)[None]
 
 
@@ -62,31 +75,49 @@ def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if shape[0] <= shape[2] else (shape[2], *shape[:2])
 
 
-def _numbers(space: gym.Space[Any]) -> int:
-    if isinstance(space, spaces.Dict):
-        return sum(_numbers(leaf) for leaf in space.values())
-    if not isinstance(space, spaces.Box):
+def _parts(space: spaces.Dict | spaces.Tuple[Any]) -> list[tuple[Any, gym.Space[Any]]]:
+    return list(space.items() if isinstance(space, spaces.Dict) else enumerate(space))
+
+
+def _numbers(leaf: gym.Space[Any]) -> int:
+    if not isinstance(leaf, spaces.Box | spaces.MultiBinary | spaces.Discrete | spaces.MultiDiscrete):
         raise UserError(
-            f"observation space {space} is not supported: wrap the environment in "
-            "gymnasium.wrappers.FlattenObservation, which turns it into a Box"
+            f"observation space {leaf} is not supported: wrap the environment in "
+            "gymnasium.wrappers.TransformObservation, which can turn it into a Box"
         )
-    if space.dtype == np.uint8 and len(space.shape) >= 2:
+    if isinstance(leaf, spaces.Box) and leaf.dtype == np.uint8 and len(leaf.shape) >= 2:
         raise UserError(
-            f"pixel observations {space.shape} are not one picture of height, width and channels: wrap the "
+            f"pixel observations {leaf.shape} are not one picture of height, width and channels: wrap the "
             "environment in gymnasium.wrappers.GrayscaleObservation before its frames are stacked, or in "
             "gymnasium.wrappers.FlattenObservation"
         )
-    return int(np.prod(space.shape))
+    return spaces.flatdim(leaf)
 
 
 def _numbers_flattener(space: gym.Space[Any], num_envs: int) -> Flatten:
-    if isinstance(space, spaces.Dict):
-        leaves = [(key, _numbers_flattener(leaf, num_envs)) for key, leaf in space.items()]
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = [(key, _numbers_flattener(part, num_envs)) for key, part in _parts(space)]
         return lambda observation: np.concatenate(
-            [flatten(observation[key]) for key, flatten in leaves],  # type: ignore[index]
+            [flatten(observation[key]) for key, flatten in parts],  # type: ignore[index]
             axis=1,
         )
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        return _one_hot(space, num_envs)
     return lambda observation: np.asarray(observation).reshape(num_envs, -1)
+
+
+def _one_hot(space: spaces.Discrete | spaces.MultiDiscrete, num_envs: int) -> Flatten:
+    values = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+    total = int(values.sum())
+    column_of_zero = np.cumsum(values) - values - np.ravel(space.start)
+    rows = np.arange(num_envs)[:, None]
+
+    def flatten(observation: object) -> np.ndarray:
+        numbers = np.zeros((num_envs, total), np.float32)
+        numbers[rows, np.asarray(observation).reshape(num_envs, -1) + column_of_zero] = 1
+        return numbers
+
+    return flatten
 
 
 def action_spec(space: gym.Space[Any]) -> ActionSpec:

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
 from toy_envs import Altered
 
 from rlkit_es.envs.gymnasium_backend import GymnasiumVectorEnv, make_gymnasium
@@ -169,3 +169,29 @@ def test_the_leaf_that_is_wrong_is_named() -> None:
         fit({**right, "arm": {}})
     with pytest.raises(WrongReturnError, match="returned observation without 'arm'"):
         fit(np.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("space", "observation", "said"),
+    [
+        (Discrete(4), 4, r"returned 4 as observation, which is not in Discrete\(4\)"),
+        (Discrete(4, start=1), 0, "returned 0 as observation, which is not in"),
+        (Discrete(4), np.array([2]), r"returned an array of shape \(1,\) as observation, which is not in"),
+        (Discrete(4), 2.0, "returned 2.0 as observation"),
+        (MultiDiscrete([2, 3]), np.array([1, 3]), r"returned an array of shape \(2,\) as observation"),
+        (Tuple([Discrete(2), Discrete(3)]), (1, 3), r"returned 3 as observation\[1\], which is not in"),
+        (Tuple([Discrete(2), Discrete(3)]), (1,), r"returned \(int\) as observation, .* is a tuple of 2"),
+        (Tuple([Discrete(2), Discrete(3)]), 1, "returned 1 as observation, .* is a tuple of 2"),
+        (Dict({"gait": Discrete(3)}), {"gait": None}, r"returned None as observation\['gait'\]"),
+    ],
+    ids=str,
+)
+def test_a_choice_that_the_space_has_not_is_refused(space: Space, observation: Any, said: str) -> None:
+    with pytest.raises(WrongReturnError, match=f"^{said}"):
+        fitter(space)(observation)
+
+
+def test_choices_that_the_space_has_are_kept() -> None:
+    fit = fitter(Tuple([Discrete(3), Dict({"gait": MultiDiscrete([2, 3])})]))
+    for one in (2, np.int64(2), np.int8(2)):
+        assert fit([one, {"gait": np.array([1, 2])}])[0] == 2

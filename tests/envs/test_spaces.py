@@ -1,10 +1,23 @@
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
+from gymnasium.spaces import (
+    Box,
+    Dict,
+    Discrete,
+    Graph,
+    MultiBinary,
+    MultiDiscrete,
+    Sequence,
+    Text,
+    Tuple,
+)
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from toy_envs import Spaces
 
@@ -21,10 +34,10 @@ PICTURE = Box(0, 255, (8, 6, 3), np.uint8)
 @pytest.mark.parametrize(
     ("observation", "action", "way_out"),
     [
-        (Discrete(5), TORQUE, "FlattenObservation"),
-        (MultiBinary(4), TORQUE, "FlattenObservation"),
-        (Tuple([STATE, STATE]), TORQUE, "FlattenObservation"),
-        (Dict({"a": STATE, "b": Discrete(3)}), TORQUE, "FlattenObservation"),
+        (Text(5), TORQUE, "TransformObservation"),
+        (Sequence(STATE), TORQUE, "TransformObservation"),
+        (Graph(STATE, None), TORQUE, "TransformObservation"),
+        (Dict({"a": STATE, "b": Tuple([Discrete(3), Text(5)])}), TORQUE, "TransformObservation"),
         (Box(0, 255, (4, 8, 8, 3), np.uint8), TORQUE, "GrayscaleObservation"),
         (Box(0, 255, (4, 8, 8, 3), np.uint8), TORQUE, "FlattenObservation"),
         (Dict({"a": STATE, "b": PICTURE}), TORQUE, "FlattenObservation"),
@@ -49,12 +62,12 @@ def test_unsupported_spaces_are_refused_at_construction(
 
 
 def test_unsupported_spaces_are_refused_by_the_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
-    gym.register("ToyDiscrete-v0", lambda: Spaces(Discrete(5), TORQUE), disable_env_checker=True)
+    gym.register("ToyText-v0", lambda: Spaces(Text(5), TORQUE), disable_env_checker=True)
     try:
-        with pytest.raises(UserError, match="FlattenObservation"):
-            PPO("ToyDiscrete-v0", num_envs=2)
+        with pytest.raises(UserError, match="TransformObservation"):
+            PPO("ToyText-v0", num_envs=2)
     finally:
-        del gym.registry["ToyDiscrete-v0"]
+        del gym.registry["ToyText-v0"]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +204,68 @@ def test_flattened_pixels_are_accepted() -> None:
     pixels = Spaces(Box(0, 255, (4, 4, 3), np.uint8), TORQUE)
     envs = GymnasiumVectorEnv(SyncVectorEnv([lambda: gym.wrappers.FlattenObservation(pixels)]))
     assert envs.reset([0]).shape == (1, envs.observation.size) == (1, 48)
+
+
+OF_NUMBERS = [
+    Discrete(5),
+    Discrete(3, start=-1),
+    MultiDiscrete([2, 3, 4]),
+    MultiDiscrete([[2, 3], [4, 1]], start=[[0, -2], [5, 1]]),
+    MultiBinary(4),
+    MultiBinary([2, 3]),
+    Tuple([STATE, Discrete(3, start=2), Dict({"b": MultiBinary(2), "a": STATE})]),
+    Dict({"gait": Discrete(3), "feet": MultiBinary(4), "arm": Tuple([STATE, MultiDiscrete([2, 3])])}),
+]
+
+
+@pytest.mark.parametrize("space", OF_NUMBERS, ids=str)
+def test_a_batch_is_flattened_as_gymnasium_flattens_one(space: gym.Space) -> None:
+    space.seed(3)
+    batch_space = gym.vector.utils.batch_space(space, 50)
+    batch_space.seed(4)
+    batch = batch_space.sample()
+    flat = flattener(space, 50)(batch)
+    assert flat.shape == (50, *observation_spec(space).shape)
+    for numbers, one in zip(flat, gym.vector.utils.iterate(batch_space, batch), strict=True):
+        assert np.array_equal(numbers, gym.spaces.flatten(space, one))
+    one = space.sample()
+    assert np.array_equal(flattener(space, 1)(batch_of_one(one))[0], gym.spaces.flatten(space, one))
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+@pytest.mark.parametrize("space", OF_NUMBERS, ids=str)
+def test_what_vector_environments_of_gymnasium_see_is_what_one_alone_sees(
+    space: gym.Space, mode: AutoresetMode
+) -> None:
+    kinds = [copy.deepcopy(space) for _ in range(4)]
+    makers = [partial(Spaces, kind, TORQUE, length=2) for kind in kinds[:2]]
+    envs = GymnasiumVectorEnv(SyncVectorEnv(makers, autoreset_mode=mode))
+    seen = [envs.reset([1, 2])]
+    for _ in range(2):
+        envs.send(torch.zeros(2, 1))
+        step = envs.recv()
+        seen.append(step.observation if step.final_observation is None else step.final_observation)
+    for number, kind in enumerate(kinds[2:]):
+        env = Spaces(kind, TORQUE, length=2)
+        alone = [env.reset(seed=number + 1)[0], *(env.step(np.zeros(1, np.float32))[0] for _ in range(2))]
+        for observation, one in zip(seen, alone, strict=True):
+            assert np.array_equal(observation[number], gym.spaces.flatten(kind, one))
+
+
+def test_envpools_choices_are_as_gymnasium_flattens_them() -> None:
+    envpool = pytest.importorskip("envpool")
+    (envs,) = make_vector_envs("Taxi-v3", 8, backend="envpool")
+    seen = [envs.reset(range(8))]
+    for _ in range(20):
+        envs.send(torch.ones(8, dtype=torch.int64))
+        seen.append(envs.recv().observation)
+    envs.close()
+    plain = envpool.make_gymnasium("Taxi-v3", num_envs=8, env_seed=list(range(8)), num_threads=1)
+    for observation in seen:
+        states = plain.step(np.ones(8, np.int32))[0] if observation is not seen[0] else plain.reset()[0]
+        assert torch.equal(observation.argmax(1), torch.as_tensor(states).flatten().long())
+        assert torch.equal(observation.sum(1), torch.ones(8))
+        assert observation.shape == (8, 500)
 
 
 @pytest.mark.parametrize(
