@@ -174,9 +174,7 @@ class EnvPoolVectorEnv:
 
     def _observation(self, state: list[np.ndarray]) -> Tensor:
         parts = [flatten(state[i]) for flatten, i in zip(self._flatten, self._leaves, strict=True)]
-        if self.observation.pixels:
-            return torch.from_numpy(parts[0])
-        return to_float32(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _is_observation(key: str) -> bool:

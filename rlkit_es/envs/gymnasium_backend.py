@@ -50,7 +50,6 @@ class GymnasiumVectorEnv:
         self._first = first
         self.device = torch.device("cpu")
         self.observation = observation_spec(env.single_observation_space)
-        self._dtype = np.uint8 if self.observation.pixels else np.float32
         self.action = action_spec(env.single_action_space)
         self._action_dtype = env.single_action_space.dtype
         self._flatten = flattener(env.single_observation_space, env.num_envs)
@@ -134,14 +133,12 @@ class GymnasiumVectorEnv:
             raise UserError(f"environment processes have died: {', '.join(dead) or 'unknown'}") from error
 
     def _tensor(self, observation: Any) -> Tensor:
-        # One copy, which is also the conversion: the environment keeps its buffer.
-        return torch.from_numpy(np.array(self._flatten(observation), dtype=self._dtype))
+        return self._flatten(observation).clone()  # the environment keeps its buffer
 
     def _final_observation(self, observation: Tensor, info: dict[str, Any], ended: np.ndarray) -> Tensor:
         final = observation.clone()
         for i in np.flatnonzero(ended):
-            one = self._flatten_one(batch_of_one(info["final_obs"][i]))
-            final[i] = torch.from_numpy(np.asarray(one, dtype=self._dtype))[0]
+            final[i] = self._flatten_one(batch_of_one(info["final_obs"][i]))[0]
         return final
 
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from rlkit_es.errors import UserError
 from rlkit_es.types import ActionSpec, ObservationSpec
 
-Flatten = Callable[[object], np.ndarray]
+Flatten = Callable[[Any], Tensor]
 
 _MUJOCO_INFINITY = 1e10  # mjMAXVAL: what DM Control gives for an actuator without a range
 
@@ -40,18 +42,19 @@ def leaves(space: gym.Space[Any]) -> list[gym.Space[Any]]:
 
 
 def flattener(space: gym.Space[Any], num_envs: int) -> Flatten:
-    """A function from batched observations of ``space`` to one array (N, *shape) of `observation_spec`.
+    """A function from batched observations of ``space`` to one tensor (N, *shape) of `observation_spec`.
 
     Numbers are flattened as `gymnasium.spaces.flatten` does it; of a picture the channels come first.
+    Arrays or tensors may be given; memory is shared where nothing has to be converted.
     """
     if _is_pixels(space):
         shape = space.shape
         assert shape is not None
         if _channels_first(shape) == shape:
-            return np.asarray
+            return _tensor
         if len(shape) == 2:
-            return lambda observation: np.asarray(observation)[:, None]
-        return lambda observation: np.ascontiguousarray(np.moveaxis(np.asarray(observation), -1, 1))
+            return lambda observation: _tensor(observation)[:, None]
+        return lambda observation: _tensor(observation).movedim(-1, 1).contiguous()
     return _numbers_flattener(space, num_envs)
 
 
@@ -97,27 +100,30 @@ def _numbers(leaf: gym.Space[Any]) -> int:
 def _numbers_flattener(space: gym.Space[Any], num_envs: int) -> Flatten:
     if isinstance(space, spaces.Dict | spaces.Tuple):
         parts = [(key, _numbers_flattener(part, num_envs)) for key, part in _parts(space)]
-        return lambda observation: np.concatenate(
-            [flatten(observation[key]) for key, flatten in parts],  # type: ignore[index]
-            axis=1,
-        )
+        return lambda observation: torch.cat([flatten(observation[key]) for key, flatten in parts], dim=1)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return _one_hot(space, num_envs)
-    return lambda observation: np.asarray(observation).reshape(num_envs, -1)
+    return lambda observation: _tensor(observation).reshape(num_envs, -1).to(torch.float32)
 
 
 def _one_hot(space: spaces.Discrete | spaces.MultiDiscrete, num_envs: int) -> Flatten:
     values = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
     total = int(values.sum())
-    column_of_zero = np.cumsum(values) - values - np.ravel(space.start)
-    rows = np.arange(num_envs)[:, None]
+    column_of_zero = torch.as_tensor(np.cumsum(values) - values - np.ravel(space.start))
 
-    def flatten(observation: object) -> np.ndarray:
-        numbers = np.zeros((num_envs, total), np.float32)
-        numbers[rows, np.asarray(observation).reshape(num_envs, -1) + column_of_zero] = 1
-        return numbers
+    def flatten(observation: Any) -> Tensor:
+        chosen = _tensor(observation).reshape(num_envs, -1).long()
+        columns = chosen + column_of_zero.to(chosen.device)
+        return torch.zeros(num_envs, total, device=chosen.device).scatter_(1, columns, 1.0)
 
     return flatten
+
+
+def _tensor(batch: Any) -> Tensor:
+    if isinstance(batch, Tensor):
+        return batch
+    array = np.asarray(batch)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def action_spec(space: gym.Space[Any]) -> ActionSpec:

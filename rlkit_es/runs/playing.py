@@ -18,7 +18,7 @@ from rlkit_es.envs.envpool_backend import envpool_ids
 from rlkit_es.envs.gymnasium_backend import make_one
 from rlkit_es.envs.ids import is_atari
 from rlkit_es.envs.registry import choose_backend
-from rlkit_es.envs.spaces import action_spec, batch_of_one, flattener, observation_spec
+from rlkit_es.envs.spaces import action_spec, batch_of_one, flattener
 from rlkit_es.envs.supervised import SupervisedEnv
 from rlkit_es.envs.vector_env import env_seeds
 from rlkit_es.errors import UserError
@@ -156,11 +156,10 @@ def _stepper(
 ) -> Callable[[Any], tuple[Any, float, bool]]:
     """From an observation to the next one, the reward and whether the episode has ended."""
     flatten = flattener(env.observation_space, 1)
-    pixels = observation_spec(env.observation_space).pixels
     dtype = env.action_space.dtype
 
     def step(observation: Any) -> tuple[Any, float, bool]:
-        row = np.asarray(flatten(batch_of_one(observation)), dtype=np.uint8 if pixels else np.float32)
+        row = flatten(batch_of_one(observation)).numpy()
         # As many rows as an evaluation has: a product of matrices of another size rounds otherwise.
         action = predict(np.repeat(row, environments, axis=0)).astype(dtype, copy=False)[0]
         observation, reward, terminated, truncated, _ = env.step(action)

@@ -121,8 +121,8 @@ def test_the_channels_of_a_picture_come_first(shape: tuple[int, ...], expected: 
     batch = gym.vector.utils.batch_space(space, 5).sample()
     pictures = flattener(space, 5)(batch)
     assert pictures.shape == (5, *expected)
-    assert pictures.dtype == np.uint8
-    assert pictures.flags.c_contiguous
+    assert pictures.dtype == torch.uint8
+    assert pictures.is_contiguous()
     for picture, original in zip(pictures, batch, strict=True):
         if len(shape) == 2:
             assert np.array_equal(picture[0], original)
