@@ -40,7 +40,7 @@ def test_the_program_that_leaves_a_run_runs_again(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_page_shows_every_kind_of_extension() -> None:
-    assert len(PROGRAMS) == 6
+    assert len(PROGRAMS) == 7
     for kind in registration._TABLES:
         assert f'register("{kind}")' in PAGE
 

@@ -17,14 +17,24 @@ from gymnasium.vector.async_vector_env import AsyncState
 from torch import Tensor
 
 from rlkit_es.envs.env_kwargs import NO_KWARGS, thawed
-from rlkit_es.envs.spaces import action_spec, batch_of_one, flattener, observation_spec
-from rlkit_es.envs.supervised import SupervisedEnv
+from rlkit_es.envs.spaces import (
+    action_spec,
+    as_tensor,
+    batch_of_one,
+    flattener,
+    observation_spec,
+    of_tensors,
+)
+from rlkit_es.envs.supervised import SupervisedEnv, SupervisedVectorEnv
 from rlkit_es.envs.vector_env import Step
 from rlkit_es.errors import UserError
 
 
 class GymnasiumVectorEnv:
-    """A Gymnasium vector environment under the `VectorEnv` contract.
+    """A Gymnasium vector environment under the `VectorEnv` contract, of arrays or of tensors.
+
+    One that returns tensors is sent tensors, on the device of its observations, which `device` is
+    from the first `reset` on.
 
     Next-step autoreset passes through. Same-step autoreset gives its final observation beside the
     new one. Where autoreset is disabled, ended environments are reset here, within the same step.
@@ -61,12 +71,15 @@ class GymnasiumVectorEnv:
         one_each = isinstance(self.env.unwrapped, gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv)
         with self._answering():
             observation, _ = self.env.reset(seed=list(seeds) if one_each else seeds[0])  # type: ignore[arg-type]
-        self._ended = torch.zeros(self.num_envs, dtype=torch.bool)
-        return self._tensor(observation)
+        self._of_tensors = of_tensors(observation)
+        first = self._owned(observation)
+        self.device = first.device
+        self._ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        return first
 
     def send(self, action: Tensor) -> None:
         """Begin a step; only environments in processes of their own get to work before `recv`."""
-        self._sent = action.numpy().astype(self._action_dtype, copy=False)
+        self._sent = action if self._of_tensors else action.numpy().astype(self._action_dtype, copy=False)
         if isinstance(self.env, gym.vector.AsyncVectorEnv):
             with self._answering():
                 self.env.step_async(self._sent)
@@ -79,30 +92,26 @@ class GymnasiumVectorEnv:
         """
         if isinstance(self.env, gym.vector.AsyncVectorEnv):
             with self._answering():
-                observation, reward, terminated, truncated, info = self.env.step_wait()
+                observation, *results, info = self.env.step_wait()
         else:
-            observation, reward, terminated, truncated, info = self.env.step(self._sent)
+            observation, *results, info = self.env.step(self._sent)
         # Copies: the environment may hand out buffers that its next step or reset overwrites.
-        reward = np.array(reward, dtype=np.float32)
-        terminated, truncated = np.array(terminated, dtype=bool), np.array(truncated, dtype=bool)
-        ended = terminated | truncated
-        current, final = self._tensor(observation), None
-        if ended.any() and self.mode is AutoresetMode.SAME_STEP:
-            final = self._final_observation(current, info, ended)
-        elif ended.any() and self.mode is AutoresetMode.DISABLED:
-            final = current
-            observation, _ = self.env.reset(options={"reset_mask": ended})
-            current = self._tensor(observation)
-        step = Step(
-            observation=current,
-            reward=torch.from_numpy(reward),
-            terminated=torch.from_numpy(terminated),
-            truncated=torch.from_numpy(truncated),
-            valid=~self._ended,
-            final_observation=final,
+        reward, terminated, truncated = (
+            as_tensor(result).to(dtype, copy=True)
+            for result, dtype in zip(results, (torch.float32, torch.bool, torch.bool), strict=True)
         )
+        ended = terminated | truncated
+        current, final = self._owned(observation), None
+        if self.mode is AutoresetMode.SAME_STEP and ended.any():
+            final = self._final_observation(current, info, ended)
+        elif self.mode is AutoresetMode.DISABLED and ended.any():
+            final = current
+            mask = ended if self._of_tensors else ended.numpy()
+            observation, _ = self.env.reset(options={"reset_mask": mask})
+            current = self._owned(observation)
+        step = Step(current, reward, terminated, truncated, valid=~self._ended, final_observation=final)
         if self.mode is AutoresetMode.NEXT_STEP:
-            self._ended = step.terminated | step.truncated
+            self._ended = ended
         return step
 
     def close(self) -> None:
@@ -132,14 +141,24 @@ class GymnasiumVectorEnv:
             dead = [f"{number} (exit code {code})" for number, code in codes.items() if code is not None]
             raise UserError(f"environment processes have died: {', '.join(dead) or 'unknown'}") from error
 
-    def _tensor(self, observation: Any) -> Tensor:
+    def _owned(self, observation: Any) -> Tensor:
         return self._flatten(observation).clone()  # the environment keeps its buffer
 
-    def _final_observation(self, observation: Tensor, info: dict[str, Any], ended: np.ndarray) -> Tensor:
-        final = observation.clone()
+    def _final_observation(self, observation: Tensor, info: dict[str, Any], ended: Tensor) -> Tensor:
+        if "final_obs" not in info:
+            raise UserError(
+                "a vector environment that resets in the step that ends an episode (SAME_STEP) has to return "
+                "the last observations as info['final_obs']: what follows a truncation is valued there"
+            )
+        final = info["final_obs"]
+        if not (isinstance(final, np.ndarray) and final.dtype == object):
+            return torch.where(
+                ended.view(-1, *[1] * (observation.dim() - 1)), self._owned(final), observation
+            )
+        result = observation.clone()
         for i in np.flatnonzero(ended):
-            final[i] = self._flatten_one(batch_of_one(info["final_obs"][i]))[0]
-        return final
+            result[i] = self._flatten_one(batch_of_one(final[i]))[0]
+        return result
 
 
 def make_gymnasium(
@@ -167,6 +186,22 @@ def make_gymnasium(
 def make_one(env: Any, env_kwargs: Mapping[str, Any], **further: Any) -> gym.Env[Any, Any]:
     """The environment of an id or a spec, with arguments that are its own, and with ``further`` ones."""
     return gym.make(env, **thawed(env_kwargs), **further)
+
+
+def make_gymnasium_vector(
+    env_id: str, num_envs: int, *, env_kwargs: Mapping[str, Any] = NO_KWARGS
+) -> GymnasiumVectorEnv:
+    """The vector environment of ``num_envs`` that a registered id names as its ``vector_entry_point``.
+
+    Raises:
+        UserError: it has another number of environments.
+    """
+    mode = gym.VectorizeMode.VECTOR_ENTRY_POINT
+    with _quiet():
+        env = gym.make_vec(env_id, num_envs, mode, **thawed(env_kwargs))
+    if env.num_envs != num_envs:
+        raise UserError(f"{env_id} has {env.num_envs} environments where num_envs {num_envs} were asked for")
+    return GymnasiumVectorEnv(SupervisedVectorEnv(env))
 
 
 @contextlib.contextmanager

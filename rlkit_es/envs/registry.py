@@ -16,7 +16,7 @@ from gymnasium.envs import registration
 from rlkit_es.envs.ale_backend import AleVectorEnv, register_ale
 from rlkit_es.envs.env_kwargs import NO_KWARGS, thawed
 from rlkit_es.envs.envpool_backend import EnvPoolVectorEnv, envpool_ids, require_arguments
-from rlkit_es.envs.gymnasium_backend import make_gymnasium
+from rlkit_es.envs.gymnasium_backend import make_gymnasium, make_gymnasium_vector
 from rlkit_es.envs.ids import (
     LONGEST_GAME,
     envpool_id,
@@ -29,7 +29,7 @@ from rlkit_es.envs.origins import gymnasium_serves, is_of_another, package_of
 from rlkit_es.envs.vector_env import VectorEnv
 from rlkit_es.errors import UserError, first_line, suggestion
 
-Backend = Literal["auto", "envpool", "ale", "gymnasium", "gymnasium-async"]
+Backend = Literal["auto", "envpool", "ale", "gymnasium", "gymnasium-async", "gymnasium-vector"]
 
 _INSTALL_ENVPOOL = "pip install 'rlkit_es[envpool]'"
 _INSTALL_DM_CONTROL = "pip install 'rlkit_es[dmc]'"
@@ -68,6 +68,8 @@ def choose_backend(
         return _choose_for_atari(env_id, backend)
     if backend == "ale":
         raise UserError(f"backend ale is for Atari (ALE/Pong-v5), not for {env_id!r}: use --backend auto")
+    if backend == "auto" and _entry_points(env_id) == (False, True):
+        return "gymnasium-vector", "it is registered as a vector environment, which steps itself"
     if backend == "auto" and env_kwargs and _is_registered(env_id):
         return "gymnasium", "env_kwargs are its constructor's, and EnvPool's arguments have other names"
     in_envpool = own_id in set(envpool_ids())
@@ -80,6 +82,7 @@ def choose_backend(
         return "envpool", f"EnvPool {named} and steps it in C++ threads"
     _require_registered(env_id)
     if backend != "auto":
+        _require_entry_point(env_id, backend)
         return backend, "as asked"
     if importlib.util.find_spec("envpool") is None:
         return "gymnasium", f"EnvPool is not installed; faster with {_INSTALL_ENVPOOL}"
@@ -114,7 +117,7 @@ def make_vector_envs(
         UserError: the id, its spaces or the backend cannot be used.
     """
     chosen, _ = choose_backend(env_id, backend, num_envs, env_kwargs)
-    if chosen == "gymnasium":
+    if chosen in ("gymnasium", "gymnasium-vector"):
         groups = 1
     groups = min(groups, num_envs)
     sizes = [len(range(group, num_envs, groups)) for group in range(groups)]
@@ -158,6 +161,8 @@ def _make(
         return EnvPoolVectorEnv(
             envpool_id(env_id), size, threads, settings=settings, episodic_life=atari.episodic_life
         )
+    if backend == "gymnasium-vector":
+        return make_gymnasium_vector(env_id, size, env_kwargs=env_kwargs)
     apart = backend == "gymnasium-async"
     return make_gymnasium(env_id, size, asynchronous=apart, first=first, env_kwargs=env_kwargs)
 
@@ -216,6 +221,27 @@ def _register_dm_control() -> None:
             f"dm-control cannot be imported ({first_line(error)}): dm-control 1.0.50 works with MuJoCo 3.17, "
             f"{_INSTALL_DM_CONTROL}"
         ) from error
+
+
+def _entry_points(env_id: str) -> tuple[bool, bool]:
+    """Whether Gymnasium can make one environment of that id, and whether a vector of them."""
+    if ":" in env_id and not _is_registered(env_id):
+        return False, False
+    spec = gym.registry.get(env_id.rpartition(":")[-1])
+    return (
+        spec is None or spec.entry_point is not None,
+        spec is not None and spec.vector_entry_point is not None,
+    )
+
+
+def _require_entry_point(env_id: str, backend: Backend) -> None:
+    alone, vector = _entry_points(env_id)
+    if backend == "gymnasium-vector" and not vector:
+        raise UserError(f"{env_id!r} is registered without vector_entry_point: use --backend auto")
+    if backend != "gymnasium-vector" and not alone:
+        raise UserError(
+            f"{env_id!r} is registered as a vector environment alone: use --backend gymnasium-vector"
+        )
 
 
 def _is_registered(env_id: str) -> bool:

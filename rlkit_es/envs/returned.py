@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -76,6 +77,54 @@ def of_step(result: Any, fit: Fit) -> tuple[Any, float, bool, bool]:
     )
 
 
+def of_vector_reset(result: Any, space: gym.Space[Any], num_envs: int) -> Any:
+    """The batched observation (N, ...) in what ``reset`` of a vector environment returned.
+
+    Raises:
+        WrongReturnError: as of `of_reset`, but that numbers are not looked at.
+    """
+    observation = of_reset(result, lambda observation: observation)
+    _require_batch(observation, space, num_envs, "observation")
+    return observation
+
+
+def of_vector_step(
+    result: Any, space: gym.Space[Any], num_envs: int
+) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    """What ``step`` of a vector environment returned; arrays or tensors, (N,) but for the observation.
+
+    Raises:
+        WrongReturnError: as of `of_step`, but that numbers are not looked at.
+    """
+    if not isinstance(result, (tuple, list)) or len(result) != 5:
+        raise WrongReturnError(f"must return {STEP}, not {_brief(result)}")
+    observation, reward, terminated, truncated, info = result
+    _require_batch(observation, space, num_envs, "observation")
+    for name, value in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
+        _require_array(value, (num_envs,), name)
+    return observation, reward, terminated, truncated, info
+
+
+def _require_batch(observation: Any, space: gym.Space[Any], num_envs: int, name: str) -> None:
+    if isinstance(space, spaces.Dict):
+        for key, part in space.items():
+            _require_batch(_leaf(observation, key, name), part, num_envs, f"{name}[{key!r}]")
+    elif isinstance(space, spaces.Tuple):
+        parts = [
+            partial(_require_batch, space=part, num_envs=num_envs, name=f"{name}[{i}]")
+            for i, part in enumerate(space)
+        ]
+        _fitted(observation, parts, name)
+    else:
+        _require_array(observation, (num_envs, *(space.shape or ())), name)
+
+
+def _require_array(value: Any, shape: tuple[int, ...], name: str) -> None:
+    numbers = value.dtype.kind in "biuf" if isinstance(value, np.ndarray) else hasattr(value, "shape")
+    if not numbers or tuple(value.shape) != shape:
+        raise WrongReturnError(f"returned {_brief(value)} as {name}, which must be an array of shape {shape}")
+
+
 def _leaf(observation: Any, key: str, name: str) -> Any:
     try:
         return observation[key]
@@ -83,7 +132,7 @@ def _leaf(observation: Any, key: str, name: str) -> Any:
         raise WrongReturnError(f"returned {name} without {key!r}, which observation_space has") from error
 
 
-def _fitted(observation: Any, parts: list[Fit], name: str) -> tuple[Any, ...]:
+def _fitted(observation: Any, parts: Sequence[Fit], name: str) -> tuple[Any, ...]:
     if not isinstance(observation, (tuple, list)) or len(observation) != len(parts):
         raise WrongReturnError(
             f"returned {_brief(observation)} as {name}, which observation_space says is a tuple of "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -51,11 +51,27 @@ def flattener(space: gym.Space[Any], num_envs: int) -> Flatten:
         shape = space.shape
         assert shape is not None
         if _channels_first(shape) == shape:
-            return _tensor
+            return as_tensor
         if len(shape) == 2:
-            return lambda observation: _tensor(observation)[:, None]
-        return lambda observation: _tensor(observation).movedim(-1, 1).contiguous()
+            return lambda observation: as_tensor(observation)[:, None]
+        return lambda observation: as_tensor(observation).movedim(-1, 1).contiguous()
     return _numbers_flattener(space, num_envs)
+
+
+def as_tensor(batch: Any) -> Tensor:
+    """A tensor as it is, or an array as a tensor on the CPU that shares its memory if it can."""
+    if isinstance(batch, Tensor):
+        return batch
+    array = np.asarray(batch)
+    shareable = array.flags.writeable and min(array.strides, default=0) >= 0
+    return torch.from_numpy(array if shareable else array.copy())
+
+
+def of_tensors(observation: Any) -> bool:
+    """Whether a batched observation consists of tensors."""
+    while isinstance(observation, Mapping | tuple):
+        observation = next(iter(observation.values() if isinstance(observation, Mapping) else observation))
+    return isinstance(observation, Tensor)
 
 
 def batch_of_one(observation: Any) -> Any:
@@ -103,7 +119,7 @@ def _numbers_flattener(space: gym.Space[Any], num_envs: int) -> Flatten:
         return lambda observation: torch.cat([flatten(observation[key]) for key, flatten in parts], dim=1)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         return _one_hot(space, num_envs)
-    return lambda observation: _tensor(observation).reshape(num_envs, -1).to(torch.float32)
+    return lambda observation: as_tensor(observation).reshape(num_envs, -1).to(torch.float32)
 
 
 def _one_hot(space: spaces.Discrete | spaces.MultiDiscrete, num_envs: int) -> Flatten:
@@ -112,18 +128,11 @@ def _one_hot(space: spaces.Discrete | spaces.MultiDiscrete, num_envs: int) -> Fl
     column_of_zero = torch.as_tensor(np.cumsum(values) - values - np.ravel(space.start))
 
     def flatten(observation: Any) -> Tensor:
-        chosen = _tensor(observation).reshape(num_envs, -1).long()
+        chosen = as_tensor(observation).reshape(num_envs, -1).long()
         columns = chosen + column_of_zero.to(chosen.device)
         return torch.zeros(num_envs, total, device=chosen.device).scatter_(1, columns, 1.0)
 
     return flatten
-
-
-def _tensor(batch: Any) -> Tensor:
-    if isinstance(batch, Tensor):
-        return batch
-    array = np.asarray(batch)
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def action_spec(space: gym.Space[Any]) -> ActionSpec:

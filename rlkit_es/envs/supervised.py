@@ -79,15 +79,36 @@ class SupervisedEnv(gym.Wrapper[Any, Any, Any, Any]):
         return returned_non_finite(self._number, "observation")
 
     def _fail(self, error: Exception, method: str, to_return: str) -> NoReturn:
-        if isinstance(error, returned.WrongReturnError):
-            raise FailedEnvironmentError(f"environment {self._number}: {method} {error}") from error
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        if "unpack" in reason and Path(frame.filename).parent in _OF_WRAPPERS:
-            raise FailedEnvironmentError(
-                f"environment {self._number}: {method} must return {to_return}: {reason}"
-            ) from error
-        raise FailedEnvironmentError(
-            f"environment {self._number} raised {type(error).__name__}: {reason} "
-            f"({Path(frame.filename).name}, line {frame.lineno})"
-        ) from error
+        raise _failure(f"environment {self._number}", error, method, to_return) from error
+
+
+class SupervisedVectorEnv(gym.vector.VectorWrapper[Any, Any, Any, Any]):
+    """Says in one line what goes wrong in a vector environment of somebody's own."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        """Begin anew, all of them or those that ``options`` say."""
+        try:
+            result: Any = self.env.reset(seed=seed, options=options)
+            return returned.of_vector_reset(result, self.single_observation_space, self.num_envs), {}
+        except Exception as error:
+            raise _failure("the vector environment", error, "reset", returned.RESET) from error
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One step of all of them."""
+        try:
+            result: Any = self.env.step(actions)
+            return returned.of_vector_step(result, self.single_observation_space, self.num_envs)
+        except Exception as error:
+            raise _failure("the vector environment", error, "step", returned.STEP) from error
+
+
+def _failure(who: str, error: Exception, method: str, to_return: str) -> FailedEnvironmentError:
+    if isinstance(error, returned.WrongReturnError):
+        return FailedEnvironmentError(f"{who}: {method} {error}")
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    if "unpack" in reason and Path(frame.filename).parent in _OF_WRAPPERS:
+        return FailedEnvironmentError(f"{who}: {method} must return {to_return}: {reason}")
+    return FailedEnvironmentError(
+        f"{who} raised {type(error).__name__}: {reason} ({Path(frame.filename).name}, line {frame.lineno})"
+    )

@@ -150,9 +150,10 @@ class Config(UpdateConfig):
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps. auto is the CPU, which is the faster one for small networks."""
 
-    backend: Literal["auto", "envpool", "ale", "gymnasium", "gymnasium-async"] = "auto"
+    backend: Literal["auto", "envpool", "ale", "gymnasium", "gymnasium-async", "gymnasium-vector"] = "auto"
     """auto: ale-py's own for Atari, EnvPool where it has the id and there is more than one environment,
-    else Gymnasium in this process. gymnasium-async: a process for each environment, for slow ones."""
+    else Gymnasium in this process. gymnasium-async: a process for each environment, for slow ones.
+    gymnasium-vector: environments that step themselves all at once, by their id's vector_entry_point."""
 
     torch_threads: int = 1
     """Threads of one tensor operation. 1 is fastest for small networks; the rest goes to physics. 0: one

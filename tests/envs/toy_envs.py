@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode
 
@@ -165,6 +166,38 @@ class ReusedBuffers(gym.vector.VectorEnv):
         return self.observation, self.reward, self.terminated, self.truncated, info
 
 
+class TensorWalks(gym.vector.VectorEnv):
+    """Walks of tensors that each step overwrites; `altered` makes of what `step` returns what it returns."""
+
+    def __init__(
+        self,
+        num_envs: int,
+        mode: AutoresetMode = AutoresetMode.NEXT_STEP,
+        altered: Callable[[tuple], Any] = tuple,
+    ) -> None:
+        self.num_envs = num_envs
+        self.walks = gym.vector.SyncVectorEnv([Walk] * num_envs, autoreset_mode=mode)
+        self.metadata = {"autoreset_mode": mode}
+        self.single_observation_space, self.single_action_space = Walk.observation_space, Walk.action_space
+        self.observation = torch.zeros(num_envs, 3)
+        self.altered = altered
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[torch.Tensor, dict]:
+        if options is not None:
+            options = {"reset_mask": options["reset_mask"].numpy()}
+        observation, _ = self.walks.reset(seed=seed, options=options)
+        return self.observation.copy_(torch.as_tensor(observation)), {}
+
+    def step(self, action: torch.Tensor) -> Any:
+        assert isinstance(action, torch.Tensor)
+        observation, *results, info = self.walks.step(action.numpy())
+        if "final_obs" in info:
+            final = [torch.zeros(3) if row is None else torch.as_tensor(row) for row in info["final_obs"]]
+            info = {"final_obs": torch.stack(final)}
+        self.observation.copy_(torch.as_tensor(observation))
+        return self.altered((self.observation, *map(torch.as_tensor, results), info))
+
+
 for _id, _entry_point, _settings in (
     ("ToyWalk-v0", "toy_envs:Walk", {}),
     ("ToyOneStep-v0", "toy_envs:Walk", {"kwargs": {"lengths": (1,)}}),
@@ -175,3 +208,4 @@ for _id, _entry_point, _settings in (
     ("ToyShortCartPole-v0", "gymnasium.envs.classic_control:CartPoleEnv", {"max_episode_steps": 8}),
 ):
     gym.register(_id, entry_point=_entry_point, disable_env_checker=True, **_settings)
+gym.register("ToyTensorWalks-v0", vector_entry_point="toy_envs:TensorWalks")
