@@ -159,10 +159,10 @@ class Algorithm:
             shapes = f"({one},) or (N, {one})" if len(spec.shape) == 1 else f"({one}) or (N, {one})"
             hint = "" if spec.pixels else ": gymnasium.spaces.flatten(env.observation_space, ...) makes it so"
             raise UserError(f"observation must have shape {shapes}, got {array.shape}{hint}")
-        if spec.pixels and not np.issubdtype(array.dtype, np.integer):
+        converted = array.astype(np.uint8 if spec.pixels else np.float32, order="C")
+        if spec.pixels and not (array.dtype.kind in "iu" and np.array_equal(converted, array)):
             raise UserError(f"pictures must be uint8, 0 to 255, got {array.dtype}: leave them as they are")
-        array = array.astype(np.uint8 if spec.pixels else np.float32, copy=False)
-        batch = torch.from_numpy(array if batched else array[None]).to(self._trainer.device)
+        batch = torch.from_numpy(converted if batched else converted[None]).to(self._trainer.device)
         noise = None
         if not deterministic:
             noise = self.policy.distribution.noise((len(batch),), self._generator).to(batch.device)

@@ -16,17 +16,16 @@ from rlkit_es.commands.settings import parse_config
 from rlkit_es.errors import DivergedError, InUseError, UserError
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.ranks import ALONE, Ranks
-from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.experiment import go_on, run
 from rlkit_es.runs.interruption import Interrupted
 from rlkit_es.runs.launch import launch_of, together
 from rlkit_es.runs.resume import SavedRun, continued, open_together
 from rlkit_es.runs.run_directory import (
-    checkpoints_of,
     claim,
     default_run_directory,
     holds_seeds,
     place_of_run,
+    steps_saved,
 )
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation
@@ -49,8 +48,9 @@ def _main(arguments: Sequence[str], ranks: Ranks) -> None:
         return
     count, arguments = take(arguments, "--num-seeds")
     config = parse(arguments)
-    module, _, _ = config.env.rpartition(":")
-    import_modules(["--import", module] if module else [])  # from the current directory too
+    import_modules(
+        ["--import", config.env_module] if config.env_module else []
+    )  # from the current directory too
     if count is not None:
         seeds_together.train(config, count, imported, ranks)
         return
@@ -151,7 +151,7 @@ def _train(trainer: Trainer, train: Callable[[], Evaluation | None], imported: S
 
 
 def _say_how_to_go_on(trainer: Trainer, directory: Path, imported: Sequence[str]) -> None:
-    saved = CheckpointStore(checkpoints_of(directory), 1).steps()
+    saved = steps_saved(directory)
     if not saved or not trainer.recorded:  # refused before anything was begun
         return
     at = trainer.progress.env_steps

@@ -11,8 +11,7 @@ from pathlib import Path
 from machine import REPOSITORY
 
 from grids.suites import Variant
-from rlkit_es.runs.checkpoint_store import CheckpointStore
-from rlkit_es.runs.run_directory import checkpoints_of
+from rlkit_es.runs.run_directory import steps_saved
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Cell:
     @property
     def begun(self) -> bool:
         """Whether there is something to go on from: more than the checkpoint before the first step."""
-        steps = CheckpointStore(checkpoints_of(self.directory), 1).steps()
+        steps = steps_saved(self.directory)
         return bool(steps) and steps[-1] > 0
 
 

@@ -51,8 +51,7 @@ def command_to_go_on(trainer: Trainer, directory: Path, imported: Sequence[str])
         directory: to go on with.
         imported: modules that were imported for it.
     """
-    module, _, _ = trainer.config.env.rpartition(":")
-    modules = dict.fromkeys([*imported, *([module] if module else [])])
+    modules = dict.fromkeys([*imported, *filter(None, [trainer.config.env_module])])
     options = [option for module in modules for option in ("--import", module)]
     return shlex.join([*_starter(trainer.ranks), "-m", "rlkit_es.run", "--resume", str(directory), *options])
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from rlkit_es.commands.resumption import changed_settings, command_to_go_on, result_of, say
 from rlkit_es.errors import DivergedError, InUseError, UserError
 from rlkit_es.ranks import Ranks
-from rlkit_es.runs.checkpoint_store import CheckpointStore
 from rlkit_es.runs.interruption import Interrupted
 from rlkit_es.runs.resume import continued
-from rlkit_es.runs.run_directory import checkpoints_of, claim
+from rlkit_es.runs.run_directory import claim, steps_saved
 from rlkit_es.runs.seed_runs import begin_all, default_directory, go_on_together, make_trainers, open_seeds
 from rlkit_es.training.config import Config
 from rlkit_es.training.memory import memory_errors_said
@@ -78,7 +77,7 @@ def _say_how_to_go_on(trainers: Sequence[Trainer], directory: Path, imported: Se
     saved = []
     for trainer in trainers:
         assert trainer.config.run_dir is not None
-        saved.append(CheckpointStore(checkpoints_of(trainer.config.run_dir), 1).steps())
+        saved.append(steps_saved(trainer.config.run_dir))
     if not all(saved):
         return
     print(

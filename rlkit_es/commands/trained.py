@@ -69,12 +69,17 @@ def output_beside(run: Path, output: Path | None, name: str, suffix: str) -> Pat
         UserError: that is no name of a file, or that of the model itself.
     """
     if output is None:
-        beside = run / f"{name}{suffix}" if run.is_dir() else run.with_suffix(suffix)
+        beside = run / f"{name}{suffix}" if run.is_dir() else _beside_model(run, suffix)
     else:
         beside = output_file(output, suffix)
     if beside.resolve() in (run.resolve(), Path(f"{run}.safetensors").resolve()):
         raise UserError(f"--output {beside} would replace the model itself: give another")
     return beside
+
+
+def _beside_model(model: Path, suffix: str) -> Path:
+    """In place of the model's own suffix; the .5 of hopper-v0.5 is none."""
+    return Path(f"{model}{suffix}") if model.suffix[1:].isdigit() else model.with_suffix(suffix)
 
 
 def check_at_least(least: int, **values: int | None) -> None:

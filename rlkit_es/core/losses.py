@@ -1,4 +1,4 @@
-"""The reducers: every mean over samples in the library is `masked_mean`."""
+"""The reducers: every mean over samples in a loss or diagnostic is `masked_mean`."""
 
 from __future__ import annotations
 

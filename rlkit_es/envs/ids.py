@@ -32,6 +32,12 @@ _OF_OTHER_TASKS: Mapping[tuple[str, str], tuple[str, ...]] = {
 }
 
 
+def split_module(env_id: str) -> tuple[str, str]:
+    """The module that ``module:id`` names, or "", and the id by which it registers the environment."""
+    module, _, name = env_id.rpartition(":")
+    return module, name
+
+
 def is_atari(env_id: str) -> bool:
     """Whether it is a game of the Arcade Learning Environment, ``ALE/Pong-v5``."""
     return env_id.startswith("ALE/")

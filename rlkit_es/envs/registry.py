@@ -24,6 +24,7 @@ from rlkit_es.envs.ids import (
     is_dm_control,
     leaves_of_other_tasks,
     named_as_elsewhere,
+    split_module,
 )
 from rlkit_es.envs.origins import gymnasium_serves, is_of_another, package_of
 from rlkit_es.envs.vector_env import VectorEnv
@@ -169,6 +170,9 @@ def _make(
 
 def _refuse_other_names(env_id: str) -> None:
     """An Atari game by another name would be learned without Atari's protocol."""
+    module, name = split_module(env_id)
+    if module and (is_atari(name) or is_dm_control(name)):
+        raise UserError(f"the environment {env_id!r} is called {name} here, without the module")
     here = named_as_elsewhere(env_id)
     if here is None or not _may_be_atari(env_id):
         return
@@ -227,7 +231,7 @@ def _entry_points(env_id: str) -> tuple[bool, bool]:
     """Whether Gymnasium can make one environment of that id, and whether a vector of them."""
     if ":" in env_id and not _is_registered(env_id):
         return False, False
-    spec = gym.registry.get(env_id.rpartition(":")[-1])
+    spec = gym.registry.get(split_module(env_id)[1])
     return (
         spec is None or spec.entry_point is not None,
         spec is not None and spec.vector_entry_point is not None,
@@ -254,11 +258,10 @@ def _is_registered(env_id: str) -> bool:
 
 
 def _require_registered(env_id: str) -> None:
-    name = env_id
+    module, name = split_module(env_id)
     if is_dm_control(env_id):
         _register_dm_control()
     elif ":" in env_id:
-        module, name = env_id.split(":", 1)
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever the module does when it is imported

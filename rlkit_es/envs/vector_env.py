@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlkit_es.errors import returned_non_finite
 from rlkit_es.types import ActionSpec, ObservationSpec
 
 
@@ -59,6 +60,17 @@ class VectorEnv(Protocol):
     def close(self) -> None:
         """Free processes, threads and windows."""
         ...
+
+
+def require_finite(values: Tensor, what: str, env_dimension: int = 0) -> None:
+    """Refuse NaN and infinity in what environments returned.
+
+    Raises:
+        NonFiniteError: there is one; the message has the number of its environment.
+    """
+    finite = values.isfinite()
+    if not finite.all():
+        raise returned_non_finite(int((~finite).nonzero()[0, env_dimension]), what)
 
 
 def env_seeds(seed: int, num_envs: int, segment: int = 0) -> list[int]:

@@ -35,32 +35,30 @@ def should_compile(
     """
     if mode == "off":
         return False, "eager: compile is off"
-    if ranks > 1:
-        if mode == "on":
-            raise UserError("compile is on, but ranks exchange gradients between steps; use --compile auto")
-        return False, f"eager: {ranks} ranks exchange gradients at every minibatch"
-    if recorder(device) is not None:
+    if ranks == 1 and recorder(device) is not None:
         return True, "recorded as a graph of kernels, which is launched for each minibatch"
-    if device.type != "cpu":
-        if mode == "on":
-            raise UserError(f"compile is on, which {device.type} has no way to do; use --compile auto")
-        return False, f"eager: on {device.type} there is no compiled update"
-    if pixels:
-        if mode == "on":
-            raise UserError("compile is on, which does not pay with pictures; use --compile auto")
-        return False, "eager: convolutions are large operations already"
-    if mode == "auto" and total_steps < WORTH_COMPILING_STEPS:
+    hindrance = _hindrance(device, pixels=pixels, ranks=ranks)
+    if hindrance is None and mode == "auto" and total_steps < WORTH_COMPILING_STEPS:
         return False, f"eager: under {WORTH_COMPILING_STEPS:,} steps compiling does not pay"
-    missing = missing_compiler()
-    if missing is None:
+    hindrance = hindrance or missing_compiler()
+    if hindrance is None:
         return True, "compiled (up to a minute the first time, then from the disk cache)"
     if mode == "on":
-        raise UserError(f"compile is on, but {missing}; install g++ or use --compile off")
-    return False, f"eager: {missing}"
+        raise UserError(f"compile is on, but {hindrance}; use --compile auto")
+    return False, f"eager: {hindrance}"
+
+
+def _hindrance(device: torch.device, *, pixels: bool, ranks: int) -> str | None:
+    """Why an update is not compiled, whatever is installed; None where nothing speaks against it."""
+    if ranks > 1:
+        return f"{ranks} ranks exchange gradients at every minibatch"
+    if device.type != "cpu":
+        return f"there is no compiled update on {device.type}"
+    return "convolutions of pictures are large operations already" if pixels else None
 
 
 def missing_compiler() -> str | None:
     """Why nothing can be compiled here; None where it can."""
     # As inductor looks for it, whose import takes more than a second.
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    return None if shutil.which(compiler) else f"no C++ compiler was found (no {compiler})"
+    return None if shutil.which(compiler) else f"no C++ compiler was found: install {compiler}"

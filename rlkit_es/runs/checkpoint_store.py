@@ -40,7 +40,7 @@ class CheckpointStore:
     Of the ranks that train together the first alone writes; the others take part in what is written.
     """
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path, keep: int = 1) -> None:
         self.directory = directory
         self.keep = keep
 
@@ -154,7 +154,7 @@ def find_checkpoint(path: Path, which: str | int = "last") -> Checkpoint:
         return read_checkpoint(path)
     refuse_several(path)
     inside = path / CHECKPOINTS
-    found, damaged = CheckpointStore(inside if inside.is_dir() else path, keep=1).load(which)
+    found, damaged = CheckpointStore(inside if inside.is_dir() else path).load(which)
     for reason in damaged:
         warnings.warn(f"{reason}; taking the one before it", stacklevel=4)
     return found

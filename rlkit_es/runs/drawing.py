@@ -11,7 +11,7 @@ import tempfile
 
 import gymnasium as gym
 
-from rlkit_es.envs.ids import is_atari, is_dm_control
+from rlkit_es.envs.ids import is_atari, is_dm_control, split_module
 from rlkit_es.errors import UserError, first_line
 
 # Draws a frame as Gymnasium will.
@@ -79,7 +79,7 @@ def prepare_drawing(env_id: str) -> None:
 
 def _entry_point(env_id: str) -> str:
     try:
-        return str(gym.spec(env_id.rpartition(":")[2]).entry_point)
+        return str(gym.spec(split_module(env_id)[1]).entry_point)
     except gym.error.Error:
         return ""
 

@@ -50,7 +50,7 @@ def open_run(directory: Path) -> SavedRun:
     refuse_several(directory)
     if not checkpoints_of(directory).is_dir():
         raise UserError(f"no run to go on with in {directory}: there is no {checkpoints_of(directory)}")
-    checkpoint, damaged = CheckpointStore(checkpoints_of(directory), 1).load()
+    checkpoint, damaged = CheckpointStore(checkpoints_of(directory)).load()
     config = dataclasses.replace(config_of(checkpoint), run_dir=directory)
     require_imported_environment(config)
     warnings = [f"{error}; going on from the one before it" for error in damaged]

@@ -61,7 +61,7 @@ def place_of_run(config: Config, launch: Sequence[str]) -> tuple[Path | None, bo
     earlier = sorted(default_run_directory(config).parent.glob(f"seed{config.seed}-*"), reverse=True)
     for directory in [config.run_dir] if config.run_dir is not None else earlier:
         if is_of(directory, launch):
-            if CheckpointStore(checkpoints_of(directory), 1).steps():
+            if steps_saved(directory):
                 return directory, True
             (directory / "metrics.csv").unlink(missing_ok=True)  # nothing came of it
             return directory, False
@@ -102,7 +102,12 @@ def held_in(path: Path) -> str | None:
 
 def holds_run(path: Path) -> bool:
     """Whether a run was recorded in ``path``."""
-    return (path / "metrics.csv").exists() or bool(CheckpointStore(checkpoints_of(path), 1).steps())
+    return (path / "metrics.csv").exists() or bool(steps_saved(path))
+
+
+def steps_saved(path: Path) -> list[int]:
+    """Environment steps of the checkpoints of the run in ``path``, in order; none where there is no run."""
+    return CheckpointStore(checkpoints_of(path)).steps()
 
 
 def holds_seeds(path: Path) -> bool:

@@ -97,7 +97,7 @@ def require_imported_environment(config: Config) -> None:
     Raises:
         UserError: nobody has imported it in this process.
     """
-    module, _, _ = config.env.rpartition(":")
+    module = config.env_module
     if module and module not in sys.modules:
         raise UserError(
             f"the environment {config.env!r} is of a module that this file may not import: "

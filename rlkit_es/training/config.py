@@ -11,11 +11,13 @@ from typing import Any, Literal
 import numpy as np
 
 from rlkit_es.envs.env_kwargs import NO_KWARGS, frozen
-from rlkit_es.envs.ids import LONGEST_GAME, is_atari
+from rlkit_es.envs.ids import LONGEST_GAME, is_atari, split_module
+from rlkit_es.envs.registry import Backend
 from rlkit_es.errors import UserError, check_counts, check_name, check_range, check_types
+from rlkit_es.learners.compilation import CompileMode
 from rlkit_es.learners.config import UpdateConfig
 from rlkit_es.learners.recipes import Recipe, fill_slots, find_recipe
-from rlkit_es.models.encoders import ENCODERS
+from rlkit_es.models.encoders import ENCODERS, Precision
 from rlkit_es.models.networks import NETWORKS
 from rlkit_es.training.defaults import env_defaults
 from rlkit_es.training.idle import refuse_idle
@@ -84,7 +86,7 @@ class Config(UpdateConfig):
     """For pictures: one encoder for actor and critic, which is half the work; the critic moves it only
     as long as the policy may move. None: where the policy steps by Adam. A natural step needs two."""
 
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     """For pictures: arithmetic of the encoder. auto: bfloat16 where the hardware multiplies matrices of
     it (such a GPU, or a CPU with AMX or AVX512_BF16), which makes a run 1.7 to 2 times as fast."""
 
@@ -150,7 +152,7 @@ class Config(UpdateConfig):
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps. auto is the CPU, which is the faster one for small networks."""
 
-    backend: Literal["auto", "envpool", "ale", "gymnasium", "gymnasium-async", "gymnasium-vector"] = "auto"
+    backend: Backend = "auto"
     """auto: ale-py's own for Atari, EnvPool where it has the id and there is more than one environment,
     else Gymnasium in this process. gymnasium-async: a process for each environment, for slow ones.
     gymnasium-vector: environments that step themselves all at once, by their id's vector_entry_point."""
@@ -166,7 +168,7 @@ class Config(UpdateConfig):
     """Groups of environments that take turns: while the policy acts for one, the others are simulated.
     1 waits for all of them at every step."""
 
-    compile: Literal["auto", "on", "off"] = "auto"
+    compile: CompileMode = "auto"
     """Compile the minibatch update (15 to 60 s the first time, then a few from the disk cache). auto: where
     there is a C++ compiler and the run is long enough to earn it. On a GPU the update and acting are
     recorded as CUDA graphs instead."""
@@ -252,6 +254,11 @@ class Config(UpdateConfig):
     def sizes_of_critic(self) -> tuple[int, ...]:
         """`critic_hidden_sizes`, or the actor's."""
         return self.hidden_sizes if self.critic_hidden_sizes is None else self.critic_hidden_sizes
+
+    @property
+    def env_module(self) -> str:
+        """The module that `env` says to import; empty where it names none."""
+        return split_module(self.env)[0]
 
     @property
     def batch_size(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rlkit_es.envs.registry import AtariSettings, make_vector_envs, usable_cores
-from rlkit_es.envs.vector_env import VectorEnv, env_seeds
+from rlkit_es.envs.vector_env import VectorEnv, env_seeds, require_finite
 from rlkit_es.errors import UserError
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.training.config import Config
@@ -78,7 +78,8 @@ def evaluate_policy(
         env_steps: recorded in the result.
 
     Raises:
-        UserError: the environment failed, has other spaces, or an episode has no end.
+        NonFiniteError: the environment returned a NaN or infinite observation or reward.
+        UserError: it failed, has other spaces, or an episode has no end.
     """
     seed = derive_seeds(config.seed).evaluation if seed is None else seed
     num_envs = min(episodes, MOST_ENVS)
@@ -116,11 +117,13 @@ def _run_episodes(
     episode_return, length, count = np.zeros(n), np.zeros(n, dtype=int), np.zeros(n, dtype=int)
     observation = envs.reset(env_seeds(seed, n))
     while (count < share).any():
+        require_finite(observation, "observation")
         noise = None if generator is None else policy.distribution.noise((n,), generator).to(device)
         action = policy.env_action(policy.act(observation.to(device), noise))
         envs.send(action.to(envs.device))
         step = envs.recv()
         observation = step.observation
+        require_finite(step.reward, "reward")
         valid = step.valid.cpu().numpy()
         episode_return += np.where(valid, step.reward.cpu().numpy(), 0.0)
         length += valid

@@ -8,8 +8,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from rlkit_es.envs.vector_env import Step, VectorEnv
-from rlkit_es.errors import diverged, returned_non_finite
+from rlkit_es.envs.vector_env import Step, VectorEnv, require_finite
+from rlkit_es.errors import diverged
 from rlkit_es.learners.recording import Record, Recorded
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.types import Rollout
@@ -188,7 +188,4 @@ def _require_finite(rollout: Rollout) -> None:
     if (seen & ~acted).any():  # the policy's own doing: it was given numbers
         raise diverged("the policy's action")
     for name, values in numbers.items():
-        finite = torch.isfinite(values)
-        if not finite.all():
-            env = int((~finite).nonzero()[0, 1])
-            raise returned_non_finite(env, name.removeprefix("next_"))
+        require_finite(values, name.removeprefix("next_"), env_dimension=1)

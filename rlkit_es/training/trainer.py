@@ -208,9 +208,9 @@ class Trainer:
                 due = crosses(before, progress.env_steps, config.eval_every)
                 metrics |= self._evaluate(hooks) if due else _NOT_EVALUATED
             for logger in self._loggers(hooks):
-                logger.log(metrics)
+                logger.log(dict(metrics))
             for callback in hooks.callbacks:
-                callback.on_iteration(self, metrics)
+                callback.on_iteration(self, dict(metrics))
             self._agree_on_stop()
             if self.finished or crosses(before, progress.env_steps, config.segment_steps):
                 return

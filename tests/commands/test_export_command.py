@@ -44,6 +44,15 @@ def run_torchscript(path: Path, observation: np.ndarray) -> np.ndarray:
 RUNNERS = {"onnx": (run_onnx, "policy.onnx"), "torchscript": (run_torchscript, "policy.pt")}
 
 
+def test_a_dot_in_the_name_of_a_model_is_not_the_begin_of_a_suffix(
+    pendulum: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("rate-0.5", "rate-0.6.safetensors"):
+        written = load(pendulum).save(name)
+        export(f"{written} --format torchscript", capfd)
+    assert {path.name for path in Path().glob("rate*.pt")} == {"rate-0.5.pt", "rate-0.6.pt"}
+
+
 @pytest.mark.parametrize("format", RUNNERS)
 def test_the_file_acts_as_the_run_does(
     cartpole: Path, pendulum: Path, format: str, capfd: pytest.CaptureFixture[str]

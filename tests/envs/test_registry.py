@@ -124,6 +124,19 @@ def test_a_game_by_another_name_is_told_its_name_here(name: str, backend: str) -
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("env_id", "name"),
+    [
+        ("ale_py:ALE/Pong-v5", "ALE/Pong-v5"),
+        ("shimmy:dm_control/cheetah-run-v0", "dm_control/cheetah-run-v0"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["auto", "gymnasium"])
+def test_a_suite_of_its_own_protocol_is_named_without_a_module(env_id: str, name: str, backend: str) -> None:
+    with pytest.raises(UserError, match=f"^the environment '{env_id}' is called {name} here"):
+        choose_backend(env_id, backend)
+
+
 @pytest.mark.parametrize("other", ["TicTacToe3d-v5", "TicTacToe3D-v4"])
 def test_a_game_that_envpool_spells_otherwise(other: str) -> None:
     with pytest.raises(UserError, match="is called ALE/TicTacToe3D-v5 here"):

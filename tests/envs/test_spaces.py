@@ -252,6 +252,16 @@ def test_what_vector_environments_of_gymnasium_see_is_what_one_alone_sees(
             assert np.array_equal(observation[number], gym.spaces.flatten(kind, one))
 
 
+def test_arrays_are_taken_as_they_lie_in_memory() -> None:
+    numbers = np.arange(6.0)[::-1].reshape(2, 3)
+    assert torch.equal(flattener(Box(-9, 9, (3,)), 2)(numbers), torch.tensor([[5.0, 4, 3], [2, 1, 0]]))
+    picture = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    for turned in (picture[::-1], picture.swapaxes(0, 1)):
+        turned.flags.writeable = False
+        taken = flattener(Box(0, 255, turned.shape, np.uint8), 1)(batch_of_one(turned))
+        assert np.array_equal(taken[0], np.moveaxis(turned, -1, 0))
+
+
 def test_envpools_choices_are_as_gymnasium_flattens_them() -> None:
     envpool = pytest.importorskip("envpool")
     (envs,) = make_vector_envs("Taxi-v3", 8, backend="envpool")

@@ -436,7 +436,7 @@ def test_convolutions_are_not_compiled() -> None:
     cpu = torch.device("cpu")
     for mode in ("auto", "off"):
         assert not should_compile(mode, 10**9, cpu, pixels=True)[0]
-    with pytest.raises(UserError, match=r"^compile is on, [^\n]*pictures[^\n]*--compile auto$"):
+    with pytest.raises(UserError, match=r"^compile is on, but [^\n]*pictures[^\n]*--compile auto$"):
         should_compile("on", 10**9, cpu, pixels=True)
 
 

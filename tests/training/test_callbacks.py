@@ -4,10 +4,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from rlkit_es import PPO, Callback, Evaluation, Logger, UserError
+from rlkit_es import PPO, Callback, Evaluation, Logger, UserError, load
 from rlkit_es.ranks import Ranks
 from rlkit_es.runs.checkpoint_file import read_checkpoint
 from rlkit_es.runs.checkpoint_store import CheckpointStore
@@ -36,7 +37,7 @@ class Diary(Callback, Logger):
         self.said.append(("close", 0))
 
     def on_iteration(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        assert metrics is trainer.metrics
+        assert metrics == trainer.metrics
         self.said.append(("iteration", metrics["env_steps"]))
 
     def on_evaluation(self, trainer: Trainer, evaluation: Evaluation) -> None:
@@ -47,6 +48,25 @@ class Diary(Callback, Logger):
         held = read_checkpoint(path).state["progress"]
         assert held["env_steps"] == trainer.progress.env_steps
         self.said.append(("checkpoint", held["env_steps"]))
+
+
+class Scribbler(Callback, Logger):
+    """Writes into what it is given."""
+
+    def log(self, metrics: dict[str, Any]) -> None:  # type: ignore[override]
+        metrics["phase"] = "warm-up"
+
+    def on_iteration(self, trainer: Trainer, metrics: dict[str, Any]) -> None:  # type: ignore[override]
+        metrics["phase"] = np.float32(1)
+
+
+def test_what_a_callback_writes_into_its_metrics_is_its_own() -> None:
+    agent = PPO("Pendulum-v1", **QUICK, run_dir="run")
+    agent.learn(128, callbacks=[Scribbler()], loggers=[Scribbler()])
+    assert "phase" not in agent.metrics
+    agent.save("model")
+    load("model").close()
+    assert "phase" not in Path("run/metrics.csv").read_text()
 
 
 def test_what_is_called_and_in_which_order() -> None:

@@ -3,13 +3,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from toy_envs import Badge, badge_episode
+from toy_envs import Badge, Broken, badge_episode
 
 from rlkit_es.envs.registry import AtariSettings, make_vector_envs
 from rlkit_es.envs.vector_env import VectorEnv, env_seeds
+from rlkit_es.errors import NonFiniteError
 from rlkit_es.training import evaluate
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
@@ -158,3 +160,13 @@ def test_the_mode_is_what_is_evaluated() -> None:
     result = evaluate_policy(trainer.policy, trainer.config, trainer.spaces, episodes=8)
     assert max(result.returns) <= 12
     assert list(result.returns) == [float(length) for length in result.lengths]
+
+
+@pytest.mark.usefixtures("nothing_stays_registered")
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize(("what", "at"), [("reward", 2), ("observation", 0), ("observation", 2)])
+def test_numbers_that_are_none_are_refused_as_in_training(what: str, at: int, value: float) -> None:
+    gym.register("ToyBroken-v0", Broken, kwargs={"what": what, "at": at, "value": value})
+    trainer = trainer_for("ToyBroken-v0")
+    with pytest.raises(NonFiniteError, match=f"^environment 0 returned a non-finite {what}: "):
+        evaluate_policy(trainer.policy, trainer.config, trainer.spaces, episodes=2)

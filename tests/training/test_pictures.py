@@ -476,7 +476,7 @@ def test_what_says_nothing_is_taken() -> None:
 def test_compilation_of_pictures_is_refused_before_anything_is_trained() -> None:
     settings = {**TINY, "env": "ToyPages-v0", "backend": "gymnasium", "epochs": 1}
     trainer = Trainer(Config.for_algorithm("ppo", compile="on", **settings))
-    with pytest.raises(UserError, match=r"^compile is on, [^\n]*pictures[^\n]*--compile auto$"):
+    with pytest.raises(UserError, match=r"^compile is on, but [^\n]*pictures[^\n]*--compile auto$"):
         trainer.train(16)
     assert trainer.progress.env_steps == 0
     trainer.close()

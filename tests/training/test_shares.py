@@ -107,14 +107,17 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch)
     cpu = torch.device("cpu")
     does, why = should_compile("auto", 10**9, cpu)
     assert (does, "no-such-compiler" in why) == (False, True)
-    with pytest.raises(UserError, match=r"^compile is on, but no C\+\+ compiler was found .*; install g\+\+"):
+    with pytest.raises(
+        UserError,
+        match=r"^compile is on, but no C\+\+ compiler was found: install no-such-compiler; ",
+    ):
         should_compile("on", 10**9, cpu)
 
 
 def test_several_do_not_compile() -> None:
     cpu = torch.device("cpu")
     assert should_compile("auto", 10**9, cpu, ranks=2)[0] is False
-    with pytest.raises(UserError, match="compile is on, but ranks exchange gradients"):
+    with pytest.raises(UserError, match="compile is on, but 2 ranks exchange gradients"):
         should_compile("on", 10**9, cpu, ranks=2)
 
 
