@@ -178,9 +178,9 @@ def make_gymnasium(
     ]
     mode = AutoresetMode.NEXT_STEP
     if asynchronous:
-        apart = gym.vector.AsyncVectorEnv(makers, context="spawn", autoreset_mode=mode)
+        apart = gym.vector.AsyncVectorEnv(makers, copy=False, context="spawn", autoreset_mode=mode)
         return GymnasiumVectorEnv(apart, first)
-    return GymnasiumVectorEnv(gym.vector.SyncVectorEnv(makers, autoreset_mode=mode), first)
+    return GymnasiumVectorEnv(gym.vector.SyncVectorEnv(makers, copy=False, autoreset_mode=mode), first)
 
 
 def make_one(env: Any, env_kwargs: Mapping[str, Any], **further: Any) -> gym.Env[Any, Any]:

@@ -19,8 +19,34 @@ class Episode(NamedTuple):
     length: int  # transitions
 
 
+class RunningEpisodes:
+    """Adds up raw rewards of ``num_envs`` environments, step by step."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._return = np.zeros(num_envs)
+        self.length = np.zeros(num_envs, dtype=np.int64)  # (N,) so far
+
+    def add(self, reward: np.ndarray, valid: np.ndarray, over: np.ndarray) -> list[Episode]:
+        """The episodes that ended with a step, by environment.
+
+        Args:
+            reward: (N,) raw.
+            valid: (N,) bool: it was a transition.
+            over: (N,) bool: an episode ended with it.
+        """
+        self._return += np.where(valid, reward, 0.0)
+        self.length += valid
+        ended = [
+            Episode(int(i), float(self._return[i]), int(self.length[i])) for i in np.flatnonzero(over & valid)
+        ]
+        for env, _, _ in ended:
+            self._return[env] = 0.0
+            self.length[env] = 0
+        return ended
+
+
 class EpisodeTracker:
-    """Adds up raw rewards per environment, across rollouts.
+    """Episodes of rollout after rollout, with means over the last ones.
 
     Args:
         num_envs: N, of this rank.
@@ -28,35 +54,29 @@ class EpisodeTracker:
     """
 
     def __init__(self, num_envs: int, window: int = 100) -> None:
-        self._return = np.zeros(num_envs)
-        self._length = np.zeros(num_envs, dtype=np.int64)
+        self._num_envs = num_envs
         self.recent: deque[Episode] = deque(maxlen=window)
+        self.abandon()
 
     def track(self, rollout: Rollout, ranks: Ranks = ALONE) -> list[Episode]:
         """Count the rollout's transitions and return the episodes that ended in it, in order.
 
         Those of every rank, one rank's after the other's, each with N environments.
         """
-        valid = rollout.valid.cpu().numpy()
-        reward = np.where(valid, rollout.reward.cpu().numpy(), 0.0)
-        done = rollout.over.cpu().numpy() & valid
-        finished: list[Episode] = []
-        for t in range(len(reward)):
-            self._return += reward[t]
-            self._length += valid[t]
-            for env in np.flatnonzero(done[t]):
-                number = ranks.rank * len(self._return) + int(env)
-                finished.append(Episode(number, float(self._return[env]), int(self._length[env])))
-                self._return[env] = 0.0
-                self._length[env] = 0
+        steps = (rollout.reward.cpu().numpy(), rollout.valid.cpu().numpy(), rollout.over.cpu().numpy())
+        first = ranks.rank * self._num_envs
+        finished = [
+            episode._replace(env=first + episode.env)
+            for step in zip(*steps, strict=True)
+            for episode in self._running.add(*step)
+        ]
         everyones = [episode for of_rank in ranks.everyones(finished) for episode in of_rank]
         self.recent.extend(everyones)
         return everyones
 
     def abandon(self) -> None:
         """Forget the episodes that are under way: their environments begin anew."""
-        self._return[:] = 0.0
-        self._length[:] = 0
+        self._running = RunningEpisodes(self._num_envs)
 
     def means(self) -> dict[str, float]:
         """Mean return and length of the recent episodes; NaN before the first has ended."""

@@ -13,6 +13,7 @@ from rlkit_es.errors import UserError
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.training.config import Config
 from rlkit_es.training.environments import backend_of, require_spaces
+from rlkit_es.training.episodes import Episode, RunningEpisodes
 from rlkit_es.training.seeds import derive_seeds
 from rlkit_es.training.threads import acting_threads, threads
 from rlkit_es.types import Spaces
@@ -111,32 +112,27 @@ def _run_episodes(
     env_steps: int,
 ) -> Evaluation:
     n = envs.num_envs
-    share = np.array([len(range(i, episodes, n)) for i in range(n)])
+    missing = np.array([len(range(i, episodes, n)) for i in range(n)])
     device = policy.action_low.device
-    finished: list[tuple[float, int]] = []
-    episode_return, length, count = np.zeros(n), np.zeros(n, dtype=int), np.zeros(n, dtype=int)
+    running, finished = RunningEpisodes(n), list[Episode]()
     observation = envs.reset(env_seeds(seed, n))
-    while (count < share).any():
+    while missing.any():
         require_finite(observation, "observation")
         noise = None if generator is None else policy.distribution.noise((n,), generator).to(device)
         action = policy.env_action(policy.act(observation.to(device), noise))
         envs.send(action.to(envs.device))
         step = envs.recv()
-        observation = step.observation
         require_finite(step.reward, "reward")
-        valid = step.valid.cpu().numpy()
-        episode_return += np.where(valid, step.reward.cpu().numpy(), 0.0)
-        length += valid
-        if length.max() > _LONGEST_EPISODE:
+        observation = step.observation
+        over = step.terminated | step.truncated
+        for episode in running.add(step.reward.cpu().numpy(), step.valid.cpu().numpy(), over.cpu().numpy()):
+            if missing[episode.env]:
+                missing[episode.env] -= 1
+                finished.append(episode)
+        if running.length.max() > _LONGEST_EPISODE:
             raise UserError(
                 f"an evaluation episode went on for over {_LONGEST_EPISODE:,} steps: give the environment "
                 "a time limit, or evaluate nothing with --eval-episodes 0"
             )
-        done = (step.terminated | step.truncated).cpu().numpy() & valid
-        for i in np.flatnonzero(done):
-            if count[i] < share[i]:
-                finished.append((float(episode_return[i]), int(length[i])))
-            count[i] += 1
-            episode_return[i], length[i] = 0.0, 0
-    returns, lengths = zip(*finished, strict=True)
+    _, returns, lengths = zip(*finished, strict=True)
     return Evaluation(env_steps, returns, lengths)
