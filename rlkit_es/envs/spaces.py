@@ -123,14 +123,19 @@ def _numbers_flattener(space: gym.Space[Any], num_envs: int) -> Flatten:
 
 
 def _one_hot(space: spaces.Discrete | spaces.MultiDiscrete, num_envs: int) -> Flatten:
-    values = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
-    total = int(values.sum())
-    column_of_zero = torch.as_tensor(np.cumsum(values) - values - np.ravel(space.start))
+    count = torch.as_tensor(space.n if isinstance(space, spaces.Discrete) else space.nvec).flatten().long()
+    start = torch.as_tensor(space.start).flatten().long()
+    first_column = count.cumsum(0) - count
+    total = int(count.sum())
 
     def flatten(observation: Any) -> Tensor:
-        chosen = as_tensor(observation).reshape(num_envs, -1).long()
-        columns = chosen + column_of_zero.to(chosen.device)
-        return torch.zeros(num_envs, total, device=chosen.device).scatter_(1, columns, 1.0)
+        value = as_tensor(observation).reshape(num_envs, -1)
+        device = value.device
+        number = value.long() - start.to(device)
+        if bool(((number < 0) | (number >= count.to(device))).any()):
+            raise UserError(f"an environment returned an observation that is not in {space}")
+        columns = number + first_column.to(device)
+        return torch.zeros(num_envs, total, device=device).scatter_(1, columns, 1.0)
 
     return flatten
 

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from toy_envs import TensorWalks, Walk
 
@@ -86,6 +86,25 @@ def test_batches_of_last_observations_and_of_every_kind_of_leaf() -> None:
     step = envs.recv()
     torch.testing.assert_close(step.observation, torch.tensor([[0.1, 0.1, 0, 1, 0, 1, 0]]).repeat(2, 1))
     torch.testing.assert_close(step.final_observation, torch.tensor([[0.2, 0.2, 1, 0, 0, 0, 1]]).repeat(2, 1))
+
+
+@pytest.mark.parametrize("space", [Discrete(3), MultiDiscrete([3, 4])])
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_a_choice_that_the_space_has_not_is_one_line(space: gym.Space, wrong: int) -> None:
+    class Wrong(Arrays):
+        single_observation_space = space
+
+        def observation(self, gait: int) -> Any:
+            return np.full((self.num_envs, *space.shape), gait and wrong)
+
+    gym.register("ToyWrong-v0", vector_entry_point=Wrong)
+    envs = make_gymnasium_vector("ToyWrong-v0", 2)
+    envs.reset([0])
+    envs.send(torch.tensor([1, 3]))
+    with pytest.raises(
+        UserError, match=r"^an environment returned an observation that is not in (Multi)?Discrete"
+    ):
+        envs.recv()
 
 
 def test_auto_takes_what_is_registered_as_a_vector_alone() -> None:
