@@ -244,8 +244,8 @@ def _require_entry_point(env_id: str, backend: Backend) -> None:
         raise UserError(f"{env_id!r} is registered without vector_entry_point: use --backend auto")
     if backend != "gymnasium-vector" and not alone:
         raise UserError(
-            f"{env_id!r} is registered as a vector environment alone: use --backend gymnasium-vector, or register "
-            "an entry_point too, which record and play need"
+            f"{env_id!r} is registered as a vector environment alone: use --backend gymnasium-vector, or "
+            "register an entry_point too, which record and play need"
         )
 
 
