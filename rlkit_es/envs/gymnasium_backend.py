@@ -71,7 +71,7 @@ class GymnasiumVectorEnv:
         one_each = isinstance(self.env.unwrapped, gym.vector.SyncVectorEnv | gym.vector.AsyncVectorEnv)
         with self._answering():
             observation, _ = self.env.reset(seed=list(seeds) if one_each else seeds[0])  # type: ignore[arg-type]
-        self._of_tensors = of_tensors(observation)
+        self._of_tensors = of_tensors(observation, self.env.single_observation_space)
         first = self._owned(observation)
         self.device = first.device
         self._ended = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
@@ -109,6 +109,11 @@ class GymnasiumVectorEnv:
             mask = ended if self._of_tensors else ended.numpy()
             observation, _ = self.env.reset(options={"reset_mask": mask})
             current = self._owned(observation)
+            if not torch.allclose(current[~ended], final[~ended], rtol=0, atol=0, equal_nan=True):
+                raise UserError(
+                    "reset(options={'reset_mask': ...}) of the vector environment changes environments that "
+                    "the mask leaves out"
+                )
         step = Step(current, reward, terminated, truncated, valid=~self._ended, final_observation=final)
         if self.mode is AutoresetMode.NEXT_STEP:
             self._ended = ended
@@ -117,7 +122,8 @@ class GymnasiumVectorEnv:
     def close(self) -> None:
         """Close the environments and their processes, whatever state these are in."""
         if not isinstance(self.env, gym.vector.AsyncVectorEnv):
-            self.env.close()
+            with contextlib.suppress(Exception), _quiet():  # the run is over, well or not
+                self.env.close()
             return
         processes = self.env.processes
         idle = self.env._state is AsyncState.DEFAULT and all(process.is_alive() for process in processes)
@@ -145,11 +151,6 @@ class GymnasiumVectorEnv:
         return self._flatten(observation).clone()  # the environment keeps its buffer
 
     def _final_observation(self, observation: Tensor, info: dict[str, Any], ended: Tensor) -> Tensor:
-        if "final_obs" not in info:
-            raise UserError(
-                "a vector environment that resets in the step that ends an episode (SAME_STEP) has to return "
-                "the last observations as info['final_obs']: what follows a truncation is valued there"
-            )
         final = info["final_obs"]
         if not (isinstance(final, np.ndarray) and final.dtype == object):
             return torch.where(
@@ -157,7 +158,8 @@ class GymnasiumVectorEnv:
             )
         result = observation.clone()
         for i in np.flatnonzero(ended):
-            result[i] = self._flatten_one(batch_of_one(final[i]))[0]
+            if final[i] is not None:
+                result[i] = self._flatten_one(batch_of_one(final[i]))[0]
         return result
 
 
@@ -191,16 +193,10 @@ def make_one(env: Any, env_kwargs: Mapping[str, Any], **further: Any) -> gym.Env
 def make_gymnasium_vector(
     env_id: str, num_envs: int, *, env_kwargs: Mapping[str, Any] = NO_KWARGS
 ) -> GymnasiumVectorEnv:
-    """The vector environment of ``num_envs`` that a registered id names as its ``vector_entry_point``.
-
-    Raises:
-        UserError: it has another number of environments.
-    """
+    """What a registered id names as its ``vector_entry_point``, asked for ``num_envs`` environments."""
     mode = gym.VectorizeMode.VECTOR_ENTRY_POINT
     with _quiet():
         env = gym.make_vec(env_id, num_envs, mode, **thawed(env_kwargs))
-    if env.num_envs != num_envs:
-        raise UserError(f"{env_id} has {env.num_envs} environments where num_envs {num_envs} were asked for")
     return GymnasiumVectorEnv(SupervisedVectorEnv(env))
 
 

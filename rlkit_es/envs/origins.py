@@ -22,12 +22,16 @@ def package_of(spec: registration.EnvSpec) -> str:
 _OF_GYMNASIUM = {name: spec for name, spec in gym.registry.items() if package_of(spec) == "gymnasium"}
 # Other packages whose environments EnvPool has by the same ids.
 _ALSO_IN_ENVPOOL = ("gymnasium_robotics", "minigrid")
+# What EnvPool has by the same id shows something else: three numbers in place of three choices.
+_OTHERWISE_IN_ENVPOOL = ("Blackjack-v1",)
 
 
 def is_of_another(env_id: str) -> bool:
     """Whether the id means an environment that EnvPool cannot know, even if it has one of that id."""
     if env_id not in gym.registry or is_dm_control(env_id):
         return False
+    if env_id in _OTHERWISE_IN_ENVPOOL:
+        return True
     spec = gym.registry[env_id]
     return spec is not _OF_GYMNASIUM.get(env_id) and package_of(spec) not in _ALSO_IN_ENVPOOL
 

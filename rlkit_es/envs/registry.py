@@ -231,11 +231,21 @@ def _entry_points(env_id: str) -> tuple[bool, bool]:
     """Whether Gymnasium can make one environment of that id, and whether a vector of them."""
     if ":" in env_id and not _is_registered(env_id):
         return False, False
-    spec = gym.registry.get(split_module(env_id)[1])
+    spec = gym.registry.get(_with_version(split_module(env_id)[1]))
     return (
         spec is None or spec.entry_point is not None,
         spec is not None and spec.vector_entry_point is not None,
     )
+
+
+def _with_version(name: str) -> str:
+    """Gymnasium resolves an id without a version to its newest one."""
+    with contextlib.suppress(gym.error.Error):
+        namespace, base, version = registration.parse_env_id(name)
+        if version is None:
+            version = registration.find_highest_version(namespace, base)
+            return registration.get_env_id(namespace, base, version)
+    return name
 
 
 def _require_entry_point(env_id: str, backend: Backend) -> None:
@@ -267,12 +277,9 @@ def _require_registered(env_id: str) -> None:
             importlib.import_module(module)
         except Exception as error:  # whatever the module does when it is imported
             raise UserError(f"cannot import {module!r} for {env_id!r}: {first_line(error)}") from error
-    if name not in gym.registry:
-        # Gymnasium resolves an id without a version to its newest one.
-        with contextlib.suppress(gym.error.Error):
-            namespace, base, version = registration.parse_env_id(name)
-            if version is None and registration.find_highest_version(namespace, base) is not None:
-                return
+    if _with_version(name) not in gym.registry:
+        if env_id in envpool_ids():
+            raise UserError(f"{env_id!r} is EnvPool's: use --backend envpool")
         known = [*gym.registry, *envpool_ids()]
         raise UserError(
             f"unknown environment {env_id!r}; {suggestion(name, known)}; "

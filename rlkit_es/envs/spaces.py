@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -67,10 +67,10 @@ def as_tensor(batch: Any) -> Tensor:
     return torch.from_numpy(array if shareable else array.copy())
 
 
-def of_tensors(observation: Any) -> bool:
-    """Whether a batched observation consists of tensors."""
-    while isinstance(observation, Mapping | tuple):
-        observation = next(iter(observation.values() if isinstance(observation, Mapping) else observation))
+def of_tensors(observation: Any, space: gym.Space[Any]) -> bool:
+    """Whether there are tensors in a batched observation."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return any(of_tensors(observation[key], part) for key, part in _parts(space))
     return isinstance(observation, Tensor)
 
 

@@ -56,7 +56,7 @@ class SupervisedEnv(gym.Wrapper[Any, Any, Any, Any]):
             self._seeded = self._seeded or seed is not None
             result: Any = self.env.reset(seed=seed, options=options)
             self._observation = returned.of_reset(result, self._fit)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._fail(error, "reset", returned.RESET)
         return self._observation, {}
 
@@ -65,7 +65,7 @@ class SupervisedEnv(gym.Wrapper[Any, Any, Any, Any]):
         try:
             result: Any = self.env.step(action)
             self._observation, reward, terminated, truncated = returned.of_step(result, self._fit)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not np.isfinite(action).all():
                 raise self._reason_for_action() from error
             self._fail(error, "step", returned.STEP)
@@ -78,31 +78,35 @@ class SupervisedEnv(gym.Wrapper[Any, Any, Any, Any]):
             return diverged("the policy's action")
         return returned_non_finite(self._number, "observation")
 
-    def _fail(self, error: Exception, method: str, to_return: str) -> NoReturn:
+    def _fail(self, error: Exception | SystemExit, method: str, to_return: str) -> NoReturn:
         raise _failure(f"environment {self._number}", error, method, to_return) from error
 
 
 class SupervisedVectorEnv(gym.vector.VectorWrapper[Any, Any, Any, Any]):
     """Says in one line what goes wrong in a vector environment of somebody's own."""
 
+    def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
+        super().__init__(env)
+        self._fits = returned.VectorFits.of(env)
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         """Begin anew, all of them or those that ``options`` say."""
         try:
             result: Any = self.env.reset(seed=seed, options=options)
-            return returned.of_vector_reset(result, self.single_observation_space, self.num_envs), {}
-        except Exception as error:
+            return returned.of_reset(result, self._fits.batch), {}
+        except (Exception, SystemExit) as error:
             raise _failure("the vector environment", error, "reset", returned.RESET) from error
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step of all of them."""
         try:
             result: Any = self.env.step(actions)
-            return returned.of_vector_step(result, self.single_observation_space, self.num_envs)
-        except Exception as error:
+            return returned.of_vector_step(result, self._fits)
+        except (Exception, SystemExit) as error:
             raise _failure("the vector environment", error, "step", returned.STEP) from error
 
 
-def _failure(who: str, error: Exception, method: str, to_return: str) -> FailedEnvironmentError:
+def _failure(who: str, error: Exception | SystemExit, method: str, to_return: str) -> FailedEnvironmentError:
     if isinstance(error, returned.WrongReturnError):
         return FailedEnvironmentError(f"{who}: {method} {error}")
     reason = (str(error).strip() or "no message").splitlines()[0]

@@ -10,8 +10,12 @@ from rlkit_es.types import Spaces
 
 
 def make_envs(config: Config) -> list[VectorEnv]:
-    """The environments that ``config`` describes, in groups; raises as `make_vector_envs`."""
-    return make_vector_envs(
+    """The environments that ``config`` describes, in groups.
+
+    Raises:
+        UserError: as of `make_vector_envs`, or there is another number of them.
+    """
+    groups = make_vector_envs(
         config.env,
         config.num_envs,
         env_kwargs=config.env_kwargs,
@@ -20,6 +24,11 @@ def make_envs(config: Config) -> list[VectorEnv]:
         groups=config.env_groups,
         atari=AtariSettings(config.sticky_actions, config.episodic_life),
     )
+    if (there_are := sum(envs.num_envs for envs in groups)) != config.num_envs:
+        raise UserError(
+            f"{config.env} has {there_are} environments, whatever is asked for: num_envs has to be that"
+        )
+    return groups
 
 
 def backend_of(config: Config) -> tuple[Backend, str]:

@@ -18,7 +18,7 @@ import rlkit_es
 from rlkit_es.algorithms import PPO, TRPO
 from rlkit_es.envs.gymnasium_backend import GymnasiumVectorEnv, make_gymnasium_vector
 from rlkit_es.envs.registry import choose_backend, make_vector_envs
-from rlkit_es.envs.returned import WrongReturnError, of_vector_reset
+from rlkit_es.envs.returned import WrongReturnError, batch_fitter
 from rlkit_es.envs.vector_env import Step
 from rlkit_es.errors import UserError
 
@@ -166,6 +166,10 @@ def test_arguments_reach_the_constructor() -> None:
             lambda r: (r[0], r[1][:, None], *r[2:]),
             r"step returned an array of shape \(2, 1\) as reward, .* \(2,\)$",
         ),
+        (
+            lambda r: (*r[:2], r[1], *r[3:]),
+            r"step returned .* as terminated, which must be of True and False$",
+        ),
         (lambda r: (*r[:2], False, *r[3:]), r"step returned False as terminated, .* array of shape \(2,\)$"),
         (
             lambda r: (*r[:3], np.array([None, 1]), r[4]),
@@ -201,24 +205,153 @@ def test_what_a_vector_environment_may_not_return_is_one_line(
 )
 def test_the_leaf_that_has_another_shape_is_named(observation: Any, said: str) -> None:
     with pytest.raises(WrongReturnError, match=said):
-        of_vector_reset((observation, {}), Arrays.single_observation_space, 2)
+        batch_fitter(Arrays.single_observation_space, 2)(observation)
 
 
-def test_last_observations_that_are_missing_are_asked_for() -> None:
-    def forget(result: tuple) -> tuple:
-        return *result[:4], {}
+FINAL = {
+    "none": lambda final: {},
+    "no info": lambda final: None,
+    "ended rows alone": lambda final: {"final_obs": final[:1]},
+    "one number each": lambda final: {"final_obs": final[:, :1]},
+    "turned": lambda final: {"final_obs": final.T},
+    "a dict": lambda final: {"final_obs": {"obs": final}},
+    "objects of two dimensions": lambda final: {"final_obs": final.numpy().astype(object)},
+    "None where an episode was truncated": lambda final: {"final_obs": np.full(2, None)},
+}
 
-    envs = make_gymnasium_vector(register(mode=AutoresetMode.SAME_STEP, altered=forget), 2)
+
+@pytest.mark.parametrize("give", FINAL.values(), ids=FINAL.keys())
+def test_last_observations_that_are_none_are_refused(give: Callable[[Any], Any]) -> None:
+    def altered(result: tuple) -> tuple:
+        return (*result[:4], give(result[4]["final_obs"])) if result[4] else result
+
+    envs = make_gymnasium_vector(register(mode=AutoresetMode.SAME_STEP, altered=altered), 2)
+    with pytest.raises(UserError, match=r"^the vector environment: step .*info\['final_obs'\]") as refused:
+        played(envs)
+    assert "\n" not in str(refused.value)
+
+
+def test_last_observations_may_be_an_array_of_arrays_as_gymnasiums_own() -> None:
+    def apart(result: tuple) -> tuple:
+        *rest, terminated, truncated, info = result
+        if info:
+            rows = np.full(2, None, dtype=object)
+            for i in np.flatnonzero(truncated):
+                rows[i] = info["final_obs"][i].numpy()
+            info = {"final_obs": rows}
+        return *rest, terminated, truncated, info
+
+    _, whole = played(make_gymnasium_vector(register(mode=AutoresetMode.SAME_STEP), 2))
+    _, parts = played(make_gymnasium_vector(register(mode=AutoresetMode.SAME_STEP, altered=apart), 2))
+    assert any(step.truncated.any() for step in whole)
+    for x, y in zip(whole, parts, strict=True):
+        for i in np.flatnonzero(x.truncated):
+            assert torch.equal(x.final_observation[i], y.final_observation[i])
+
+
+class Strange:
+    """An array of a library that NumPy alone knows how to ask."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.values.numpy().astype(dtype or np.float64)
+
+
+SAME = {
+    "float64": lambda x: x.double(),
+    "bfloat16": lambda x: x.bfloat16().float(),
+    "longdouble": lambda x: x.numpy().astype(np.longdouble),
+    "big-endian": lambda x: x.numpy().astype(">f4"),
+    "of another library": Strange,
+    "needs a gradient": lambda x: x.clone().requires_grad_(),
+    "read only": lambda x: np.broadcast_to(x.numpy(), x.shape),
+}
+
+
+@pytest.mark.parametrize("alter", SAME.values(), ids=SAME.keys())
+def test_numbers_of_any_kind_are_taken(alter: Callable[[torch.Tensor], Any]) -> None:
+    def of_kind(result: tuple) -> tuple:
+        return (
+            alter(result[0]),
+            alter(result[1].float()),
+            *(flag.to(torch.uint8) for flag in result[2:4]),
+            result[4],
+        )
+
+    class First(TensorWalks):  # it is what `reset` returns that says what it is sent
+        def reset(self, **options: Any) -> tuple:
+            observation, info = super().reset(**options)
+            return alter(observation), info
+
+        def step(self, action: Any) -> Any:
+            return super().step(torch.as_tensor(action))
+
+    gym.register("ToyKind-v0", vector_entry_point=First, kwargs={"altered": of_kind})
+    _, expected = played(make_gymnasium_vector(register(), 2))
+    _, found = played(make_gymnasium_vector("ToyKind-v0", 2))
+    for x, y in zip(expected, found, strict=True):
+        for a, b in zip(x, y, strict=True):
+            assert a is None or (
+                a.dtype == b.dtype and torch.allclose(a.float(), b.detach().float(), rtol=0.01)
+            )
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda x: x.numpy().astype(str), lambda x: x.to_sparse(), lambda x: x + 1j, lambda x: None]
+)
+def test_what_is_no_number_is_one_line(wrong: Callable[[torch.Tensor], Any]) -> None:
+    envs = make_gymnasium_vector(register(altered=lambda r: (wrong(r[0]), *r[1:])), 2)
     with pytest.raises(
-        UserError, match=r"SAME_STEP\) has to return the last observations as info\['final_obs'\]"
+        UserError, match="^the vector environment: step returned .* as observation, which must be an array"
     ):
         played(envs)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
+def test_pictures_of_another_kind_are_refused(kind: type) -> None:
+    fit = batch_fitter(Box(0, 255, (8, 8, 3), np.uint8), 2)
+    for picture in (np.zeros((2, 8, 8, 3), kind), torch.from_numpy(np.zeros((2, 8, 8, 3), kind))):
+        with pytest.raises(
+            WrongReturnError, match=f"returned {kind.__name__} as observation, .* says is uint8"
+        ):
+            fit(picture)
+    assert fit(torch.zeros(2, 8, 8, 3, dtype=torch.uint8)).dtype is torch.uint8
+
+
+def test_an_environment_that_does_not_read_the_mask_is_found_out() -> None:
+    class Forgetful(TensorWalks):
+        def reset(self, *, seed: Any = None, options: Any = None) -> tuple:
+            return super().reset(seed=[5, 6] if seed is None else seed)
+
+    gym.register("ToyForgetful-v0", vector_entry_point=Forgetful, kwargs={"mode": AutoresetMode.DISABLED})
+    with pytest.raises(UserError, match=r"reset\(options=.* changes environments that the mask leaves out"):
+        played(make_gymnasium_vector("ToyForgetful-v0", 2))
+
+
+def test_ids_without_a_version() -> None:
+    assert choose_backend("ToyTensorWalks", "auto")[0] == "gymnasium-vector"
+    assert choose_backend("ToyTensorWalks", "gymnasium-vector")[0] == "gymnasium-vector"
+    assert choose_backend("CartPole", "gymnasium-vector")[0] == "gymnasium-vector"
+
+
+def test_what_fails_when_it_is_closed_does_not_lose_the_run() -> None:
+    class Fragile(TensorWalks):
+        def close_extras(self, **_: Any) -> None:
+            raise RuntimeError("closed")
+
+    gym.register("ToyFragile-v0", vector_entry_point=Fragile)
+    PPO("ToyFragile-v0", **SMALL).learn(64).close()
+
+
 def test_another_number_of_environments_is_refused() -> None:
     gym.register("ToyThree-v0", vector_entry_point=lambda num_envs: TensorWalks(3))
-    with pytest.raises(UserError, match=r"^ToyThree-v0 has 3 environments where num_envs 4 were asked for$"):
+    with pytest.raises(UserError, match=r"^ToyThree-v0 has 3 environments, whatever is asked for"):
         PPO("ToyThree-v0", **SMALL)
+    agent = PPO("ToyThree-v0", **{**SMALL, "num_envs": 3})
+    assert rlkit_es.evaluate(agent.learn(48), 7).episodes == 7  # on all three
+    agent.close()
 
 
 def test_a_mode_that_is_not_named_is_asked_for() -> None:

@@ -242,3 +242,13 @@ def test_what_an_environment_raises_has_its_number() -> None:
     envs.send(torch.tensor([[0.0], [2.0]]))  # out of bounds
     with pytest.raises(UserError, match=r"^environment 5 raised AssertionError"):
         envs.recv()
+
+
+def test_what_envpool_shows_otherwise_is_stepped_by_gymnasium() -> None:
+    assert choose_backend("Blackjack-v1", "auto", num_envs=4)[0] == "gymnasium"
+
+
+def test_what_envpool_alone_has_is_said() -> None:
+    pytest.importorskip("envpool")
+    with pytest.raises(UserError, match=r"^'CheetahRun-v1' is EnvPool's: use --backend envpool$"):
+        choose_backend("CheetahRun-v1", "gymnasium")

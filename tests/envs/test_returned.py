@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from toy_envs import Altered
 
 from rlkit_es.envs.gymnasium_backend import GymnasiumVectorEnv, make_gymnasium
@@ -195,3 +196,19 @@ def test_choices_that_the_space_has_are_kept() -> None:
     fit = fitter(Tuple([Discrete(3), Dict({"gait": MultiDiscrete([2, 3])})]))
     for one in (2, np.int64(2), np.int8(2)):
         assert fit([one, {"gait": np.array([1, 2])}])[0] == 2
+
+
+@pytest.mark.parametrize("space", [MultiBinary(3), MultiDiscrete([2, 2, 2])])
+def test_arrays_of_choices_come_back_in_the_dtype_of_the_space(space: Space) -> None:
+    fit = fitter(space)
+    for one in (np.ones(3, space.dtype), np.ones(3, np.int64), [1, 1, 1]):
+        assert fit(one).dtype == space.dtype
+    if isinstance(space, MultiBinary):
+        assert fit(np.ones(3)).dtype == space.dtype  # NumPy's default, which the space says it contains
+
+
+def test_an_environment_that_exits_is_one_line() -> None:
+    with pytest.raises(
+        UserError, match=r"^environment 4 raised SystemExit: 3 \(test_returned.py, line \d+\)$"
+    ):
+        steps_of(altered("step", lambda result: sys.exit(3)))
