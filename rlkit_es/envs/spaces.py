@@ -61,7 +61,7 @@ def flattener(space: gym.Space[Any], num_envs: int) -> Flatten:
 def as_tensor(batch: Any) -> Tensor:
     """A tensor as it is, or an array as a tensor on the CPU that shares its memory if it can."""
     if isinstance(batch, Tensor):
-        return batch
+        return batch.detach()
     array = np.asarray(batch)
     shareable = array.flags.writeable and min(array.strides, default=0) >= 0
     return torch.from_numpy(array if shareable else array.copy())

@@ -168,7 +168,7 @@ def test_arguments_reach_the_constructor() -> None:
         ),
         (
             lambda r: (*r[:2], r[1], *r[3:]),
-            r"step returned .* as terminated, which must be of True and False$",
+            r"step returned .* as terminated, which must be of True and",
         ),
         (lambda r: (*r[:2], False, *r[3:]), r"step returned False as terminated, .* array of shape \(2,\)$"),
         (
@@ -273,12 +273,8 @@ SAME = {
 @pytest.mark.parametrize("alter", SAME.values(), ids=SAME.keys())
 def test_numbers_of_any_kind_are_taken(alter: Callable[[torch.Tensor], Any]) -> None:
     def of_kind(result: tuple) -> tuple:
-        return (
-            alter(result[0]),
-            alter(result[1].float()),
-            *(flag.to(torch.uint8) for flag in result[2:4]),
-            result[4],
-        )
+        observation, reward, *flags, info = result
+        return alter(observation), alter(reward.float()), *(flag.to(torch.uint8) for flag in flags), info
 
     class First(TensorWalks):  # it is what `reset` returns that says what it is sent
         def reset(self, **options: Any) -> tuple:
@@ -293,9 +289,7 @@ def test_numbers_of_any_kind_are_taken(alter: Callable[[torch.Tensor], Any]) -> 
     _, found = played(make_gymnasium_vector("ToyKind-v0", 2))
     for x, y in zip(expected, found, strict=True):
         for a, b in zip(x, y, strict=True):
-            assert a is None or (
-                a.dtype == b.dtype and torch.allclose(a.float(), b.detach().float(), rtol=0.01)
-            )
+            assert a is None or (a.dtype == b.dtype and torch.allclose(a.float(), b.float(), rtol=0.01))
 
 
 @pytest.mark.parametrize(
@@ -303,9 +297,7 @@ def test_numbers_of_any_kind_are_taken(alter: Callable[[torch.Tensor], Any]) -> 
 )
 def test_what_is_no_number_is_one_line(wrong: Callable[[torch.Tensor], Any]) -> None:
     envs = make_gymnasium_vector(register(altered=lambda r: (wrong(r[0]), *r[1:])), 2)
-    with pytest.raises(
-        UserError, match="^the vector environment: step returned .* as observation, which must be an array"
-    ):
+    with pytest.raises(UserError, match=r"^the vector environment: step returned .* which must be an array"):
         played(envs)
 
 
@@ -313,9 +305,7 @@ def test_what_is_no_number_is_one_line(wrong: Callable[[torch.Tensor], Any]) -> 
 def test_pictures_of_another_kind_are_refused(kind: type) -> None:
     fit = batch_fitter(Box(0, 255, (8, 8, 3), np.uint8), 2)
     for picture in (np.zeros((2, 8, 8, 3), kind), torch.from_numpy(np.zeros((2, 8, 8, 3), kind))):
-        with pytest.raises(
-            WrongReturnError, match=f"returned {kind.__name__} as observation, .* says is uint8"
-        ):
+        with pytest.raises(WrongReturnError, match=f"returned {kind.__name__} as observation, .* is uint8"):
             fit(picture)
     assert fit(torch.zeros(2, 8, 8, 3, dtype=torch.uint8)).dtype is torch.uint8
 

@@ -208,7 +208,5 @@ def test_arrays_of_choices_come_back_in_the_dtype_of_the_space(space: Space) -> 
 
 
 def test_an_environment_that_exits_is_one_line() -> None:
-    with pytest.raises(
-        UserError, match=r"^environment 4 raised SystemExit: 3 \(test_returned.py, line \d+\)$"
-    ):
+    with pytest.raises(UserError, match=r"^environment 4 raised SystemExit: 3 \(test_returned.py, line"):
         steps_of(altered("step", lambda result: sys.exit(3)))
