@@ -101,7 +101,8 @@ def _figures(measured: Measurement, folder: Path) -> list[str]:
 def _improvements(measured: Measurement) -> list[str]:
     best_first = [(name, "ppo") for name in measured.variants if name != "ppo"]
     pairs = dict.fromkeys([*best_first, *measured.suite.pairs])
-    return ["", *sections.improvements(measured, list(pairs))]
+    lines = sections.improvements(measured, list(pairs))
+    return ["", *lines] if lines else []
 
 
 def _part(title: str, lines: Sequence[str]) -> list[str]:

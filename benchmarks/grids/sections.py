@@ -142,7 +142,7 @@ def improvements(measured: Measurement, pairs: Sequence[tuple[str, str]]) -> lis
 def profiles(measured: Measurement) -> dict[str, Profile]:
     """Performance profiles of the variants that were run on all of what was run."""
     variants, envs = measured.complete_variants, measured.common_envs(measured.complete_variants)
-    if not envs:
+    if not variants or not envs:
         return {}
     scores = {name: measured.scores(name, envs) for name in variants}
     highest = max(max(map(max, runs)) for runs in scores.values())

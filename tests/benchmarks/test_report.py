@@ -168,6 +168,16 @@ def test_what_has_too_few_seeds_is_not_compared():
     assert "| Hopper-v4 | **1,001 ± 1.0 (3)** | 2,000 ± 0.7 (2) |" in sections.overview(few)
 
 
+def test_of_too_few_seeds_there_is_a_table_and_no_comparison(tmp_path):
+    measured = measurement("ppo", "espo")
+    few = measurement("ppo", "espo", runs=[r for r in measured.runs if r.seed < 2])
+    assert sections.profiles(few) == {}
+    lines = report._section(few, tmp_path)
+    assert "| Hopper-v4 | 1,000 ± 0.7 (2) | 2,000 ± 0.7 (2) |" in lines
+    assert "### Over the suite" not in lines
+    assert "### Over the suite" in report._section(measured, tmp_path)
+
+
 def test_what_was_not_run_is_named():
     measured = measurement("ppo", "espo")
     assert sections.not_run(measured) == []
