@@ -112,9 +112,9 @@ def _apply(trainer: Trainer, before: Config, names: list[str]) -> list[str]:
         progress.stage_end = end
         said.append(f"ends after {config.total_steps:,} steps instead of {before.total_steps:,}")
         schedules = (field.name for field in dataclasses.fields(config) if field.name.endswith("_schedule"))
-        if any(getattr(config, name) == "linear" for name in schedules):
+        if config.gamma_end is not None or any(getattr(config, name) == "linear" for name in schedules):
             said.append(
-                "linear schedules now reach 0 there: what follows is not what a run of either length does"
+                "linear schedules now end there: what follows is not what a run of either length does"
             )
     numeric = [n for n in names if n in ("device", "torch_threads", "env_groups", "compile")]
     if not numeric and trainer.compiles(before)[0] != trainer.compiles(config)[0]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
+from rlkit_es.core.discount import discount_at
 from rlkit_es.envs.vector_env import VectorEnv, env_seeds
 from rlkit_es.errors import NonFiniteError
 from rlkit_es.learners.compilation import should_compile
@@ -219,6 +220,7 @@ class Trainer:
         """One rollout and the update on it."""
         self.progress.iteration += 1
         started = yield Turn(self.progress.iteration)
+        remaining = self.progress.remaining
         try:
             with acting_threads():
                 rollout = collector.collect(self.policy)
@@ -226,12 +228,11 @@ class Trainer:
                 rollout,
                 self.policy,
                 self.reward_scaler,
-                gamma=self.config.gamma,
+                gamma=self._discount(remaining),
                 gae_lambda=self.config.gae_lambda,
                 sign_rewards=self.config.sign_rewards,
                 ranks=self.ranks,
             )
-            remaining = self.progress.remaining
             update = yield from self.learner.updating(
                 prepared.batch, self._learning_rate(remaining), remaining, prepared.estimator
             )
@@ -290,3 +291,7 @@ class Trainer:
     def _learning_rate(self, remaining: float) -> float:
         scheduled = self.config.learning_rate_schedule == "linear"
         return self.config.learning_rate * (remaining if scheduled else 1.0)
+
+    def _discount(self, remaining: float) -> float:
+        gamma, end = self.config.gamma, self.config.gamma_end
+        return gamma if end is None else discount_at(gamma, end, remaining)

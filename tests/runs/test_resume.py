@@ -257,6 +257,7 @@ def test_a_compiled_update_too(tmp_path: Path, whole: Callable[[Config], Path]) 
         {"checkpoint_every": None},
         {"keep_checkpoints": 99},
         {"learning_rate_schedule": "constant"},
+        {"gamma_end": 0.5},
         {"env_groups": 1, "env": "InvertedPendulum-v4", "backend": "envpool"},
         {"critic_epochs": None},
         {"constraint": "kl"},
@@ -717,10 +718,17 @@ def test_a_longer_run_is_the_run_that_was_meant_to_be_that_long(
     )
 
 
+def test_a_longer_run_with_another_discount_at_the_end_says_that_it_differs(tmp_path: Path) -> None:
+    constant = {"learning_rate_schedule": "constant", "gamma_end": 0.5}
+    begin(configure("ppo", run_dir=tmp_path / "run", **constant))
+    _, differs = go_on(tmp_path / "run", total_steps=600)
+    assert "linear schedules now end there" in differs
+
+
 def test_a_longer_run_with_a_linear_schedule_says_that_it_differs(tmp_path: Path) -> None:
     begin(configure("ppo", run_dir=tmp_path / "run"))
     _, differs = go_on(tmp_path / "run", total_steps=600)
-    assert "linear schedules now reach 0 there" in differs
+    assert "linear schedules now end there" in differs
     rates = [float(row["learning_rate"]) for row in read_rows(tmp_path / "run")]
     steps = [int(row["env_steps"]) for row in read_rows(tmp_path / "run")]
     begun = [0, *steps]

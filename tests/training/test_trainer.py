@@ -15,6 +15,7 @@ from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.learners.requests import Requests
 from rlkit_es.models.actor_critic import ActorCritic
 from rlkit_es.runs.experiment import History
+from rlkit_es.training.batches import Prepared, prepare_batch
 from rlkit_es.training.callbacks import Callback, Hooks
 from rlkit_es.training.config import Config
 from rlkit_es.training.evaluate import Evaluation, evaluate_policy
@@ -55,6 +56,20 @@ def test_a_seed_begins_alike_whatever_threads_torch_has(settings: dict[str, Any]
         trainer.close()
     for name, value in parameters[0].items():
         assert all(torch.equal(value, other[name]) for other in parameters), name
+
+
+@pytest.mark.parametrize("algo", ["ppo", "trpo"])
+def test_the_discount_is_on_its_way_to_that_at_the_end(algo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def prepare(*arguments: Any, gamma: float, **settings: Any) -> Prepared:
+        seen.append(gamma)
+        return prepare_batch(*arguments, gamma=gamma, **settings)
+
+    monkeypatch.setattr("rlkit_es.training.trainer.prepare_batch", prepare)
+    metrics, _ = trained(small(algo, gamma=0.9, gamma_end=0.98), steps=256)
+    begun = [0, *(row["env_steps"] for row in metrics)][: len(metrics)]
+    assert [1 / (1 - gamma) for gamma in seen] == pytest.approx([10 + 40 * steps / 256 for steps in begun])
 
 
 def test_an_evaluation_has_the_threads_that_are_set_and_leaves_those_that_were(
