@@ -184,6 +184,7 @@ _TRPO_CHOICES = {
     },
     "32_envs": _32_ENVS,
     "8_envs": _8_ENVS,
+    "gamma_end_0.995": "--gamma-end 0.995",
 }
 _ONE_RATE = {"policy": "3e-4", "log_std": "3e-4"}
 _AS_PPO = "--learning-rate 3e-4 --log-std-learning-rate 1e-4"
