@@ -132,8 +132,8 @@ gae_lambda clip_coef vf_coef ent_coef max_grad_norm norm_adv target_kl clip_vlos
 _RSL_RL = """
 VecEnv max_iterations num_steps_per_env num_mini_batches num_learning_epochs learning_rate schedule gamma
 lam clip_param value_loss_coef entropy_coef max_grad_norm normalize_advantage_per_mini_batch desired_kl PPO
-actor_hidden_dims activation init_noise_std empirical_normalization use_clipped_value_loss device log_dir
-rnd_cfg symmetry_cfg
+actor_hidden_dims critic_hidden_dims activation init_noise_std empirical_normalization use_clipped_value_loss
+device log_dir rnd_cfg symmetry_cfg
 """
 
 
@@ -174,7 +174,7 @@ def test_the_other_columns_name_what_the_libraries_have() -> None:
 
     theirs = (
         arguments(sb3.PPO, sb3.PPO.learn, make_vec_env, ActorCriticPolicy)
-        | {"make_vec_env", "learn", "VecNormalize"},
+        | {"make_vec_env", "learn", "VecNormalize", "pi", "vf"},  # the last two are keys of net_arch
         arguments(
             tianshou.algorithm.PPO, ProbabilisticActorPolicy, AdamOptimizerFactory, OnPolicyTrainerParams
         )
