@@ -163,6 +163,7 @@ _PPO_CHOICES = {
     "with_value_coefficient_0.02": "--value-coefficient 0.02",
     "with_no_gradient_bound": "--max-grad-norm inf",
     "with_constant_rate": _CONSTANT_RATE,
+    "with_advantages_once": "--no-recompute-advantages",
     "on_another_cpu": "",  # as it is, where arithmetic rounds otherwise
 }
 _TRPO_CHOICES = {
