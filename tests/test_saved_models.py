@@ -545,7 +545,7 @@ FORBIDDEN_CALLS = {
     *("np.loadtxt", "pickle.load", "pickle.loads", "pandas.read_pickle", "os.system", "os.popen"),
 }
 # Modules that the user names: in the environment's id, and after --import.
-MAY_IMPORT_BY_NAME = {"envs/registry.py", "commands/options.py"}
+MAY_IMPORT_BY_NAME = {"envs/registered.py", "commands/options.py"}
 
 
 def called(tree: ast.AST) -> Iterator[str]:

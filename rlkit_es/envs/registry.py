@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
-from gymnasium.envs import registration
 
 from rlkit_es.envs.ale_backend import AleVectorEnv, register_ale
 from rlkit_es.envs.env_kwargs import NO_KWARGS, thawed
@@ -27,13 +24,13 @@ from rlkit_es.envs.ids import (
     split_module,
 )
 from rlkit_es.envs.origins import gymnasium_serves, is_of_another, package_of
+from rlkit_es.envs.registered import entry_points, is_registered, require_registered
 from rlkit_es.envs.vector_env import VectorEnv
 from rlkit_es.errors import UserError, first_line, suggestion
 
 Backend = Literal["auto", "envpool", "ale", "gymnasium", "gymnasium-async", "gymnasium-vector"]
 
 _INSTALL_ENVPOOL = "pip install 'rlkit_es[envpool]'"
-_INSTALL_DM_CONTROL = "pip install 'rlkit_es[dmc]'"
 
 
 class AtariSettings(NamedTuple):
@@ -69,9 +66,9 @@ def choose_backend(
         return _choose_for_atari(env_id, backend)
     if backend == "ale":
         raise UserError(f"backend ale is for Atari (ALE/Pong-v5), not for {env_id!r}: use --backend auto")
-    if backend == "auto" and _entry_points(env_id) == (False, True):
+    if backend == "auto" and entry_points(env_id) == (False, True):
         return "gymnasium-vector", "it is registered as a vector environment, which steps itself"
-    if backend == "auto" and env_kwargs and _is_registered(env_id):
+    if backend == "auto" and env_kwargs and is_registered(env_id):
         return "gymnasium", "env_kwargs are its constructor's, and EnvPool's arguments have other names"
     in_envpool = own_id in set(envpool_ids())
     if backend == "auto" and in_envpool and is_of_another(env_id):
@@ -81,7 +78,7 @@ def choose_backend(
     if backend == "auto" and in_envpool:
         named = "has this id" if own_id == env_id else f"has this task, as {own_id},"
         return "envpool", f"EnvPool {named} and steps it in C++ threads"
-    _require_registered(env_id)
+    require_registered(env_id)
     if backend != "auto":
         _require_entry_point(env_id, backend)
         return backend, "as asked"
@@ -212,76 +209,12 @@ def _require_envpool(own_id: str) -> None:
     raise UserError(f"EnvPool does not have {own_id!r}: {suggestion(own_id, envpool_ids())}")
 
 
-def _register_dm_control() -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the window system, where there is no display
-            import dm_control.suite  # noqa: F401  # shimmy leaves it out in silence where it is missing
-            import shimmy  # noqa: F401  # registers its ids
-    except ImportError as error:
-        raise UserError(f"DM Control needs shimmy and dm-control: {_INSTALL_DM_CONTROL}") from error
-    except Exception as error:  # dm-control and MuJoCo break each other again and again
-        raise UserError(
-            f"dm-control cannot be imported ({first_line(error)}): dm-control 1.0.50 works with MuJoCo 3.17, "
-            f"{_INSTALL_DM_CONTROL}"
-        ) from error
-
-
-def _entry_points(env_id: str) -> tuple[bool, bool]:
-    """Whether Gymnasium can make one environment of that id, and whether a vector of them."""
-    if ":" in env_id and not _is_registered(env_id):
-        return False, False
-    spec = gym.registry.get(_with_version(split_module(env_id)[1]))
-    return (
-        spec is None or spec.entry_point is not None,
-        spec is not None and spec.vector_entry_point is not None,
-    )
-
-
-def _with_version(name: str) -> str:
-    """Gymnasium resolves an id without a version to its newest one."""
-    with contextlib.suppress(gym.error.Error):
-        namespace, base, version = registration.parse_env_id(name)
-        if version is None:
-            version = registration.find_highest_version(namespace, base)
-            return registration.get_env_id(namespace, base, version)
-    return name
-
-
 def _require_entry_point(env_id: str, backend: Backend) -> None:
-    alone, vector = _entry_points(env_id)
+    alone, vector = entry_points(env_id)
     if backend == "gymnasium-vector" and not vector:
         raise UserError(f"{env_id!r} is registered without vector_entry_point: use --backend auto")
     if backend != "gymnasium-vector" and not alone:
         raise UserError(
             f"{env_id!r} is registered as a vector environment alone: use --backend gymnasium-vector, or "
             "register an entry_point too, which record and play need"
-        )
-
-
-def _is_registered(env_id: str) -> bool:
-    """Whether Gymnasium has it, once what registers it is imported."""
-    try:
-        _require_registered(env_id)
-    except UserError:
-        return False
-    return True
-
-
-def _require_registered(env_id: str) -> None:
-    module, name = split_module(env_id)
-    if is_dm_control(env_id):
-        _register_dm_control()
-    elif ":" in env_id:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # whatever the module does when it is imported
-            raise UserError(f"cannot import {module!r} for {env_id!r}: {first_line(error)}") from error
-    if _with_version(name) not in gym.registry:
-        if env_id in envpool_ids():
-            raise UserError(f"{env_id!r} is EnvPool's: use --backend envpool")
-        known = [*gym.registry, *envpool_ids()]
-        raise UserError(
-            f"unknown environment {env_id!r}; {suggestion(name, known)}; "
-            "one of your own needs the module that registers it: --import MODULE"
         )

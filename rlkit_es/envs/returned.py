@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
-from torch import Tensor
-
-from rlkit_es.envs.spaces import as_tensor
 
 RESET = "(observation, info)"
 STEP = "(observation, reward, terminated, truncated, info)"
 
 Fit = Callable[[Any], Any]
 
-_FINAL = "info['final_obs']"
-
-_NO_NUMBER = (TypeError, ValueError, RuntimeError, OverflowError)  # NumPy and other libraries differ
+NO_NUMBER = (TypeError, ValueError, RuntimeError, OverflowError)  # NumPy and other libraries differ
 
 
 class WrongReturnError(Exception):
@@ -31,20 +24,16 @@ class WrongReturnError(Exception):
 
 def fitter(space: gym.Space[Any], name: str = "observation") -> Fit:
     """A function that returns an observation with the shapes of ``space`` and numbers that it can hold."""
-    return _tree(space, name, _one)
+    return fitter_of_leaves(space, name, _one)
 
 
-def batch_fitter(space: gym.Space[Any], num_envs: int, name: str = "observation") -> Fit:
-    """As `fitter`, of observations (N, ...) that are arrays or tensors, which stay what they are."""
-    return _tree(space, name, partial(_batch, num_envs))
-
-
-def _tree(space: gym.Space[Any], name: str, of_leaf: Callable[[gym.Space[Any], str], Fit]) -> Fit:
+def fitter_of_leaves(space: gym.Space[Any], name: str, of_leaf: Callable[[gym.Space[Any], str], Fit]) -> Fit:
+    """A function that returns a Dict or Tuple with leaves as ``of_leaf`` has them; of another space, its."""
     if isinstance(space, spaces.Dict):
-        leaves = [(key, _tree(part, f"{name}[{key!r}]", of_leaf)) for key, part in space.items()]
+        leaves = [(key, fitter_of_leaves(part, f"{name}[{key!r}]", of_leaf)) for key, part in space.items()]
         return lambda observation: {key: fit(_leaf(observation, key, name)) for key, fit in leaves}
     if isinstance(space, spaces.Tuple):
-        parts = [_tree(part, f"{name}[{index}]", of_leaf) for index, part in enumerate(space)]
+        parts = [fitter_of_leaves(part, f"{name}[{index}]", of_leaf) for index, part in enumerate(space)]
         return lambda observation: _fitted(observation, parts, name)
     return of_leaf(space, name)
 
@@ -66,23 +55,6 @@ def _one(space: gym.Space[Any], name: str) -> Fit:
     return fit
 
 
-def _batch(num_envs: int, space: gym.Space[Any], name: str) -> Fit:
-    shape = (num_envs, *(space.shape or ()))
-    whole = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-    bytes_alone = isinstance(space, spaces.Box) and space.dtype == np.uint8
-
-    def fit(observation: Any) -> Any:
-        array = _array(observation, shape, name)
-        dtype = str(array.dtype).removeprefix("torch.")
-        if (bytes_alone and dtype != "uint8") or (whole and "int" not in dtype):
-            raise WrongReturnError(
-                f"returned {dtype} as {name}, which observation_space says is {space.dtype}"
-            )
-        return array
-
-    return fit
-
-
 def of_reset(result: Any, fit: Fit) -> Any:
     """The observation in what ``reset`` returned.
 
@@ -92,7 +64,7 @@ def of_reset(result: Any, fit: Fit) -> Any:
     # An observation of two numbers can be taken apart too, but its second one is no info.
     pair = isinstance(result, (tuple, list)) and len(result) == 2 and isinstance(result[1], Mapping)
     if not pair:
-        raise WrongReturnError(f"must return {RESET}, not {_brief(result)}")
+        raise WrongReturnError(f"must return {RESET}, not {brief(result)}")
     return fit(result[0])
 
 
@@ -102,9 +74,7 @@ def of_step(result: Any, fit: Fit) -> tuple[Any, float, bool, bool]:
     Raises:
         WrongReturnError: one of them is missing, or is not what it has to be.
     """
-    if not isinstance(result, (tuple, list)) or len(result) != 5:
-        raise WrongReturnError(f"must return {STEP}, not {_brief(result)}")
-    observation, reward, terminated, truncated, _ = result
+    observation, reward, terminated, truncated, _ = five(result)
     return (
         fit(observation),
         _number(reward),
@@ -113,80 +83,11 @@ def of_step(result: Any, fit: Fit) -> tuple[Any, float, bool, bool]:
     )
 
 
-class VectorFits(NamedTuple):
-    """What is needed to look at what a vector environment returns."""
-
-    num_envs: int
-    batch: Fit  # observations of all of them
-    final: Fit | None  # their last ones, of one that resets in the step that ends an episode
-    one: Fit  # the last one of one of them
-
-    @classmethod
-    def of(cls, env: gym.vector.VectorEnv[Any, Any, Any]) -> Self:
-        """Those of ``env``, by its spaces and its autoreset mode."""
-        space, num_envs = env.single_observation_space, env.num_envs
-        same_step = env.metadata.get("autoreset_mode") == gym.vector.AutoresetMode.SAME_STEP
-        final = batch_fitter(space, num_envs, _FINAL) if same_step else None
-        return cls(num_envs, batch_fitter(space, num_envs), final, fitter(space, _FINAL))
-
-
-def of_vector_step(result: Any, fits: VectorFits) -> tuple[Any, Any, Tensor, Tensor, dict[str, Any]]:
-    """What ``step`` of a vector environment returned, (N, ...); of the info ``final_obs``, if it is due.
-
-    Raises:
-        WrongReturnError: as of `of_step`.
-    """
+def five(result: Any) -> Any:
+    """What ``step`` returned, if it is as many things as Gymnasium has it; else raises WrongReturnError."""
     if not isinstance(result, (tuple, list)) or len(result) != 5:
-        raise WrongReturnError(f"must return {STEP}, not {_brief(result)}")
-    observation, reward, terminated, truncated, info = result
-    observation, reward = fits.batch(observation), _array(reward, (fits.num_envs,), "reward")
-    terminated = _flags(terminated, fits.num_envs, "terminated")
-    truncated = _flags(truncated, fits.num_envs, "truncated")
-    ended = terminated | truncated
-    if fits.final is None or not ended.any():
-        return observation, reward, terminated, truncated, {}
-    if not isinstance(info, Mapping) or "final_obs" not in info:
-        raise WrongReturnError(
-            f"must return the last observations as {_FINAL}, since it resets within the step that ends an "
-            "episode (SAME_STEP): what follows a truncation is valued there"
-        )
-    final = info["final_obs"]
-    if isinstance(final, np.ndarray) and final.shape == (fits.num_envs,) and final.dtype == object:
-        # As Gymnasium's own have it: each in an array of its own. What follows a termination is never used.
-        rows = np.full(fits.num_envs, None, dtype=object)
-        for i in np.flatnonzero(ended.cpu()):
-            if final[i] is not None or not terminated[i]:
-                rows[i] = fits.one(final[i])
-        return observation, reward, terminated, truncated, {"final_obs": rows}
-    return observation, reward, terminated, truncated, {"final_obs": fits.final(final)}
-
-
-def _array(value: Any, shape: tuple[int, ...], name: str) -> Any:
-    """A tensor as it is; anything else as an array of a kind that a tensor can be made of."""
-    array = value
-    if not (isinstance(value, Tensor) and value.layout is torch.strided and not value.is_complex()):
-        try:
-            array = np.asarray(value)
-            if array.dtype.kind in "fV":  # bfloat16 of other libraries is V
-                array = array.astype(np.float32, copy=False)
-            elif array.dtype.kind in "iu":
-                array = array.astype(array.dtype.newbyteorder("="), copy=False)
-            elif array.dtype.kind != "b":
-                raise TypeError
-        except _NO_NUMBER as error:
-            raise WrongReturnError(
-                f"returned {_brief(value)} as {name}, which must be an array of numbers"
-            ) from error
-    if tuple(array.shape) != shape:
-        raise WrongReturnError(f"returned {_brief(value)} as {name}, which must be an array of shape {shape}")
-    return array
-
-
-def _flags(value: Any, num_envs: int, name: str) -> Tensor:
-    flags = as_tensor(_array(value, (num_envs,), name))
-    if flags.dtype is not torch.bool and not bool(((flags == 0) | (flags == 1)).all()):
-        raise WrongReturnError(f"returned {_brief(value)} as {name}, which must be of True and False")
-    return flags.bool()
+        raise WrongReturnError(f"must return {STEP}, not {brief(result)}")
+    return result
 
 
 def _leaf(observation: Any, key: str, name: str) -> Any:
@@ -199,7 +100,7 @@ def _leaf(observation: Any, key: str, name: str) -> Any:
 def _fitted(observation: Any, parts: Sequence[Fit], name: str) -> tuple[Any, ...]:
     if not isinstance(observation, (tuple, list)) or len(observation) != len(parts):
         raise WrongReturnError(
-            f"returned {_brief(observation)} as {name}, which observation_space says is a tuple of "
+            f"returned {brief(observation)} as {name}, which observation_space says is a tuple of "
             f"{len(parts)}"
         )
     return tuple(fit(part) for fit, part in zip(parts, observation, strict=True))
@@ -207,7 +108,7 @@ def _fitted(observation: Any, parts: Sequence[Fit], name: str) -> tuple[Any, ...
 
 def _member(observation: Any, space: gym.Space[Any], name: str) -> Any:
     if not space.contains(observation):
-        raise WrongReturnError(f"returned {_brief(observation)} as {name}, which is not in {space}")
+        raise WrongReturnError(f"returned {brief(observation)} as {name}, which is not in {space}")
     # A space may hold an array of another dtype, which Gymnasium cannot put into its buffer.
     return observation if isinstance(space, spaces.Discrete) else np.asarray(observation, space.dtype)
 
@@ -216,7 +117,7 @@ def _converted(observation: Any, space: spaces.Box, name: str) -> np.ndarray:
     try:
         array = np.asarray(observation)
         converted = array.astype(space.dtype)
-    except _NO_NUMBER as error:
+    except NO_NUMBER as error:
         raise _wrong_shape(observation, space, name) from error
     if array.shape != space.shape:
         raise _wrong_shape(observation, space, name)
@@ -230,7 +131,7 @@ def _converted(observation: Any, space: spaces.Box, name: str) -> np.ndarray:
 
 def _wrong_shape(observation: Any, space: spaces.Box, name: str) -> WrongReturnError:
     return WrongReturnError(
-        f"returned {_brief(observation)} as {name}, which observation_space says is an array of shape "
+        f"returned {brief(observation)} as {name}, which observation_space says is an array of shape "
         f"{space.shape}"
     )
 
@@ -240,8 +141,8 @@ def _number(reward: Any) -> float:
         return reward
     try:
         return float(_item(reward))
-    except _NO_NUMBER as error:
-        raise WrongReturnError(f"returned {_brief(reward)} as reward, which must be one number") from error
+    except NO_NUMBER as error:
+        raise WrongReturnError(f"returned {brief(reward)} as reward, which must be one number") from error
 
 
 def _flag(value: Any, name: str) -> bool:
@@ -249,10 +150,10 @@ def _flag(value: Any, name: str) -> bool:
         return value
     try:
         flag = _item(value)
-    except _NO_NUMBER:
+    except NO_NUMBER:
         flag = None
     if flag not in (False, True):
-        raise WrongReturnError(f"returned {_brief(value)} as {name}, which must be True or False")
+        raise WrongReturnError(f"returned {brief(value)} as {name}, which must be True or False")
     return bool(flag)
 
 
@@ -261,7 +162,7 @@ def _item(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
     """What ``value`` is, in a few words whatever its size."""
     if isinstance(value, tuple) and len(value) <= len(STEP.split()) + 1:
         return f"({', '.join(type(part).__name__ for part in value)})"

@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from rlkit_es.envs import returned
+from rlkit_es.envs.returned_vector import VectorFits, of_vector_step
 from rlkit_es.errors import NonFiniteError, UserError, diverged, returned_non_finite
 
 # Gymnasium's wrappers take apart what an environment returns before it gets here.
@@ -87,7 +88,7 @@ class SupervisedVectorEnv(gym.vector.VectorWrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
-        self._fits = returned.VectorFits.of(env)
+        self._fits = VectorFits.of(env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         """Begin anew, all of them or those that ``options`` say."""
@@ -101,7 +102,7 @@ class SupervisedVectorEnv(gym.vector.VectorWrapper[Any, Any, Any, Any]):
         """One step of all of them."""
         try:
             result: Any = self.env.step(actions)
-            return returned.of_vector_step(result, self._fits)
+            return of_vector_step(result, self._fits)
         except (Exception, SystemExit) as error:
             raise _failure("the vector environment", error, "step", returned.STEP) from error
 

@@ -111,8 +111,7 @@ def _apply(trainer: Trainer, before: Config, names: list[str]) -> list[str]:
             )
         progress.stage_end = end
         said.append(f"ends after {config.total_steps:,} steps instead of {before.total_steps:,}")
-        schedules = (field.name for field in dataclasses.fields(config) if field.name.endswith("_schedule"))
-        if config.gamma_end is not None or any(getattr(config, name) == "linear" for name in schedules):
+        if config.moves_to_the_end:
             said.append(
                 "linear schedules now end there: what follows is not what a run of either length does"
             )

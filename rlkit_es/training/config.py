@@ -271,6 +271,12 @@ class Config(UpdateConfig):
         return self.hidden_sizes if self.critic_hidden_sizes is None else self.critic_hidden_sizes
 
     @property
+    def moves_to_the_end(self) -> bool:
+        """Whether a setting moves linearly over training, so that it depends on where that ends."""
+        schedules = [field.name for field in dataclasses.fields(self) if field.name.endswith("_schedule")]
+        return self.gamma_end is not None or any(getattr(self, name) == "linear" for name in schedules)
+
+    @property
     def env_module(self) -> str:
         """The module that `env` says to import; empty where it names none."""
         return split_module(self.env)[0]

@@ -18,7 +18,8 @@ import rlkit_es
 from rlkit_es.algorithms import PPO, TRPO
 from rlkit_es.envs.gymnasium_backend import GymnasiumVectorEnv, make_gymnasium_vector
 from rlkit_es.envs.registry import choose_backend, make_vector_envs
-from rlkit_es.envs.returned import WrongReturnError, batch_fitter
+from rlkit_es.envs.returned import WrongReturnError
+from rlkit_es.envs.returned_vector import batch_fitter
 from rlkit_es.envs.vector_env import Step
 from rlkit_es.errors import UserError
 
