@@ -166,10 +166,13 @@ _PPO_CHOICES = {
     "with_advantages_once": "--no-recompute-advantages",
     "on_another_cpu": "",  # as it is, where arithmetic rounds otherwise
 }
+# As TRPO was before its horizon grew.
+_ONE_HORIZON = "--horizon-growth 1 --gae-lambda 0.95"
 _TRPO_CHOICES = {
-    "64_envs": _64_ENVS,
+    "one_horizon": _ONE_HORIZON,
+    "64_envs": f"{_64_ENVS} {_ONE_HORIZON}",
     **{
-        name: f"{_64_ENVS} {settings}"
+        name: f"{_64_ENVS} {_ONE_HORIZON} {settings}"
         for name, settings in {
             **_NOISE_BY_ACTIONS,
             "log_std_-0.5": "--log-std-init -0.5",
@@ -183,9 +186,11 @@ _TRPO_CHOICES = {
             "gamma_0.995": "--gamma 0.995",
         }.items()
     },
-    "32_envs": _32_ENVS,
-    "8_envs": _8_ENVS,
-    "gamma_end_0.995": "--gamma-end 0.995",
+    "32_envs": f"{_32_ENVS} {_ONE_HORIZON}",
+    "8_envs": f"{_8_ENVS} {_ONE_HORIZON}",
+    "lambda_0.95": "--gae-lambda 0.95",
+    "lambda_0.92": "--gae-lambda 0.92",
+    "horizon_growth_1": "--horizon-growth 1",
 }
 _ONE_RATE = {"policy": "3e-4", "log_std": "3e-4"}
 _AS_PPO = "--learning-rate 3e-4 --log-std-learning-rate 1e-4"
@@ -211,7 +216,11 @@ _SD_ESPO_CHOICES = {
     "with_32_envs": _32_ENVS,
     "with_gamma_0.995": "--gamma 0.995",
 }
-_SD_TRPO_CHOICES = {"32_envs": _32_ENVS, "16_envs": _16_ENVS}
+_SD_TRPO_CHOICES = {
+    "32_envs": _32_ENVS,
+    "16_envs": _16_ENVS,
+    "as_trpo": f"{_16_ENVS} --horizon-growth 2 --gae-lambda 0.9",
+}
 _ESPO_ON_DM_CONTROL = {
     "one_rate": _before(policy="3e-4", critic="None", log_std="None"),
     "as_on_mujoco": _espo_before(critic="1e-3", recomputed=True),
@@ -242,8 +251,9 @@ SUITES: Mapping[str, Suite] = {
         pairs=_DROPOUT_PAIRS,
         title="MuJoCo",
         remark=(
-            "TRPO has 16 environments x 128 steps and SD-TRPO 64 x 32 ([why](defaults.md#trpos-rollouts)), "
-            "so that they differ in more than dropping. TRPO with 64 x 32 is `trpo-64_envs` under "
+            "TRPO and SD-TRPO have other [rollouts](defaults.md#trpos-rollouts), "
+            "[horizons and lambdas](defaults.md#trpos-horizon-and-lambda), so that they differ in more than "
+            "dropping. TRPO with those of SD-TRPO is `trpo-64_envs` under "
             "[choosing the defaults](#choosing-the-defaults-one-change-at-a-time)."
         ),
     ),
@@ -288,7 +298,7 @@ SUITES: Mapping[str, Suite] = {
     "choosing": Suite(
         (
             *_changes("ppo", _PPO_CHOICES),
-            *_changes("trpo", _TRPO_CHOICES),
+            *_changed("trpo", _TRPO_CHOICES),
             *_changes("espo", _ESPO_CHOICES),
             *_changes("sd_espo", _SD_ESPO_CHOICES),
             *_changed("sd_trpo", _SD_TRPO_CHOICES),

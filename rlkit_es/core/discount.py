@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 
-def discount_at(gamma: float, gamma_end: float, remaining: float) -> float:
-    """The discount whose horizon is on the way from that of ``gamma`` to that of ``gamma_end``.
+def discount_at(gamma: float, horizon_growth: float, remaining: float) -> float:
+    """The discount whose horizon is on the way from that of ``gamma`` to ``horizon_growth`` times as much.
 
     The horizon 1 / (1 - gamma), in steps, moves linearly. François-Lavet et al. (arXiv:1512.02011) look
-    further ahead as Q-learning goes on; there 1 - gamma falls by a factor.
+    further ahead as Q-learning goes on; there 1 - gamma falls by a factor from epoch to epoch.
 
     Args:
-        gamma: at the start, below 1.
-        gamma_end: at the end, below 1.
+        gamma: at the start, up to 1, where there is no end to the horizon.
+        horizon_growth: the factor at the end, 1 or more.
         remaining: of training, from 1 to 0.
     """
-    horizon = remaining / (1 - gamma) + (1 - remaining) / (1 - gamma_end)
-    return 1 - 1 / horizon
+    if horizon_growth == 1:
+        return gamma
+    return 1 - (1 - gamma) / (remaining + (1 - remaining) * horizon_growth)

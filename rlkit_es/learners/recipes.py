@@ -45,8 +45,13 @@ _NATURAL: Mapping[str, Any] = {
     "minibatch_size": 64,  # of the critic
 }
 
-# Longer pieces of fewer trajectories than elsewhere.
-_LONG_PIECES: Mapping[str, Any] = {"num_envs": 16, "rollout_steps": 128}
+# Longer pieces of fewer trajectories than elsewhere, a horizon that grows, a critic that is trusted more.
+_FAR_SIGHTED: Mapping[str, Any] = {
+    "num_envs": 16,
+    "rollout_steps": 128,
+    "horizon_growth": 2.0,
+    "gae_lambda": 0.9,
+}
 
 # A critic that follows quickly, and advantages that follow it.
 _QUICK_CRITIC: Mapping[str, Any] = {"critic_learning_rate": 1e-3, "recompute_advantages": True}
@@ -64,7 +69,7 @@ _EARLY_STOPPING: Mapping[str, Any] = {
 
 RECIPES: Mapping[str, Recipe] = {
     "ppo": Recipe(surrogate="clip", defaults=_CLIPPED),
-    "trpo": Recipe(surrogate="ratio", step="natural", defaults={**_NATURAL, **_LONG_PIECES}),
+    "trpo": Recipe(surrogate="ratio", step="natural", defaults={**_NATURAL, **_FAR_SIGHTED}),
     "espo": Recipe(surrogate="ratio", stop="ratio_deviation", defaults=_EARLY_STOPPING),
     "sd_ppo": Recipe(surrogate="clip", mask="ratio_within", defaults=_CLIPPED),
     "sd_trpo": Recipe(

@@ -65,9 +65,10 @@ class Config(UpdateConfig):
     gamma: float = 0.99
     """Discount. 0.99 looks some 100 steps ahead, 0.995 some 200."""
 
-    gamma_end: float | None = None
-    """Discount at the end: the horizon 1 / (1 - gamma) moves linearly from that of `gamma` to its. A short
-    one is learned sooner, a long one knows what a fall costs. None: `gamma` throughout."""
+    horizon_growth: float = 1.0
+    """How many times as long the horizon 1 / (1 - gamma) is at the end; it grows linearly over training. A
+    short one is learned sooner, a long one knows what a fall costs. 2 takes 0.99 to 0.995; 1: `gamma`
+    throughout."""
 
     gae_lambda: float = 0.95
     """GAE's lambda: lower trusts the critic more and is less noisy."""
@@ -212,22 +213,12 @@ class Config(UpdateConfig):
         check_range(self, "torch_threads", "env_threads", high=1024)
         check_range(self, "num_envs", high=1_000_000)
         check_range(self, "gamma", "gae_lambda", "sticky_actions", low=0, high=1)
-        self._check_discounts()
+        check_range(self, "horizon_growth", low=1, high=1000)
         check_range(self, "log_std_init", low=-10, high=5)
         check_range(self, "observation_clip", "reward_clip", above=0)
         _check_sizes("hidden_sizes", self.hidden_sizes)
         if self.critic_hidden_sizes is not None:
             _check_sizes("critic_hidden_sizes", self.critic_hidden_sizes)
-
-    def _check_discounts(self) -> None:
-        if self.gamma_end is None:
-            return
-        check_range(self, "gamma_end", low=0, high=1)
-        if max(self.gamma, self.gamma_end) == 1:
-            raise UserError(
-                "gamma 1 has no horizon from which or to which gamma_end could move it: "
-                "use one below 1, 0.999 say, or leave gamma_end out"
-            )
 
     def _check_pictures(self) -> None:
         if self.sign_rewards and self.normalize_rewards:
@@ -274,7 +265,7 @@ class Config(UpdateConfig):
     def moves_to_the_end(self) -> bool:
         """Whether a setting moves linearly over training, so that it depends on where that ends."""
         schedules = [field.name for field in dataclasses.fields(self) if field.name.endswith("_schedule")]
-        return self.gamma_end is not None or any(getattr(self, name) == "linear" for name in schedules)
+        return self.horizon_growth != 1 or any(getattr(self, name) == "linear" for name in schedules)
 
     @property
     def env_module(self) -> str:

@@ -47,8 +47,11 @@ _ATARI_STOPPING: Settings = {
     "learning_rate": 1e-4,
     "critic_learning_rate": 2.5e-4,
 }
+# Chosen on MuJoCo too.
+_ONE_HORIZON: Settings = {"horizon_growth": 1.0, "gae_lambda": 0.95}
 # One step for each batch: a larger one, and few states for the Fisher information.
 _ATARI_NATURAL: Settings = {
+    **_ONE_HORIZON,
     "rollout_steps": 256,
     "learning_rate": 2.5e-4,
     "max_kl": 0.01,
@@ -67,5 +70,5 @@ def env_defaults(env_id: str, recipe: Recipe) -> Settings:
         stopping = _ATARI_STOPPING if recipe.stop != "never" else {}
         return {**_ATARI, **(_ATARI_ADAM if adam else _ATARI_NATURAL), **stopping}
     if is_dm_control(env_id):
-        return {**_DM_CONTROL, **(_DM_CONTROL_ADAM if adam else {})}
+        return {**_DM_CONTROL, **(_DM_CONTROL_ADAM if adam else _ONE_HORIZON)}
     return {}

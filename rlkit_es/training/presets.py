@@ -43,6 +43,7 @@ _NATURAL: Settings = {
     "learning_rate_schedule": "constant",
     "minibatch_size": 64,
     "max_grad_norm": float("inf"),
+    "horizon_growth": 1.0,
     "gae_lambda": 0.98,
     "max_kl": 0.01,
     "max_kl_schedule": "constant",

@@ -228,7 +228,7 @@ class Trainer:
                 rollout,
                 self.policy,
                 self.reward_scaler,
-                gamma=self._discount(remaining),
+                gamma=discount_at(self.config.gamma, self.config.horizon_growth, remaining),
                 gae_lambda=self.config.gae_lambda,
                 sign_rewards=self.config.sign_rewards,
                 ranks=self.ranks,
@@ -291,7 +291,3 @@ class Trainer:
     def _learning_rate(self, remaining: float) -> float:
         scheduled = self.config.learning_rate_schedule == "linear"
         return self.config.learning_rate * (remaining if scheduled else 1.0)
-
-    def _discount(self, remaining: float) -> float:
-        gamma, end = self.config.gamma, self.config.gamma_end
-        return gamma if end is None else discount_at(gamma, end, remaining)

@@ -257,7 +257,7 @@ def test_a_compiled_update_too(tmp_path: Path, whole: Callable[[Config], Path]) 
         {"checkpoint_every": None},
         {"keep_checkpoints": 99},
         {"learning_rate_schedule": "constant"},
-        {"gamma_end": 0.5},
+        {"horizon_growth": 3.0},
         {"env_groups": 1, "env": "InvertedPendulum-v4", "backend": "envpool"},
         {"critic_epochs": None},
         {"constraint": "kl"},
@@ -718,8 +718,8 @@ def test_a_longer_run_is_the_run_that_was_meant_to_be_that_long(
     )
 
 
-def test_a_longer_run_with_another_discount_at_the_end_says_that_it_differs(tmp_path: Path) -> None:
-    constant = {"learning_rate_schedule": "constant", "gamma_end": 0.5}
+def test_a_longer_run_with_a_growing_horizon_says_that_it_differs(tmp_path: Path) -> None:
+    constant = {"learning_rate_schedule": "constant", "horizon_growth": 3.0}
     begin(configure("ppo", run_dir=tmp_path / "run", **constant))
     _, differs = go_on(tmp_path / "run", total_steps=600)
     assert "linear schedules now end there" in differs

@@ -342,6 +342,8 @@ BY_STEP: dict[str, dict[str, Any]] = {
         "max_kl": 0.01,
         "max_kl_schedule": "constant",
         "fisher_fraction": 0.2,
+        "horizon_growth": 1.0,
+        "gae_lambda": 0.95,
     },
 }
 STOPPING = {"common_gradient": 0.0, "learning_rate": 1e-4, "critic_learning_rate": 2.5e-4}
@@ -374,13 +376,14 @@ def test_other_environments_have_the_recipes_defaults(algo: str, env: str) -> No
 
 
 @every_recipe
-def test_dm_control_explores_widely_at_one_rate(algo: str) -> None:
+def test_dm_control_explores_widely_at_one_rate_and_horizon(algo: str) -> None:
     config = Config.for_algorithm(algo, env="dm_control/cheetah-run-v0")
     assert config.log_std_init == 0
     assert not config.recompute_advantages
     assert (config.critic_learning_rate, config.log_std_learning_rate) == (None, None)
     if RECIPES[algo].step == "adam":
         assert config.learning_rate == 3e-4
+    assert (config.horizon_growth, config.gae_lambda) == (1.0, 0.95)
     assert dataclasses.replace(config, log_std_init=-0.5) == Config.for_algorithm(
         algo, env="dm_control/cheetah-run-v0", log_std_init=-0.5
     )

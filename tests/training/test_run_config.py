@@ -37,7 +37,7 @@ ALTERNATIVES: dict[str, Any] = {
     "num_envs": 5,
     "rollout_steps": 33,
     "gamma": 0.9,
-    "gamma_end": 0.9,
+    "horizon_growth": 3.0,
     "gae_lambda": 0.5,
     "hidden_sizes": (8, 9),
     "critic_hidden_sizes": (8, 9),
@@ -300,7 +300,7 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "num_envs": NOT_COUNTS,
     "rollout_steps": NOT_COUNTS,
     "gamma": NOT_FRACTIONS,
-    "gamma_end": NOT_FRACTIONS[:-1],
+    "horizon_growth": (0.99, 0.0, -1.0, float("nan"), float("inf"), "2", None, True),
     "gae_lambda": NOT_FRACTIONS,
     "network": ("mpl", "", None, 3),
     "hidden_sizes": (*NOT_SIZES, None),
@@ -488,13 +488,6 @@ def test_the_default_minibatch_is_the_batch_where_that_is_smaller(algo: str) -> 
     assert Config.for_algorithm(algo, num_envs=1, rollout_steps=32).minibatch_size == 32
     game = {"env": "ALE/Pong-v5", "num_envs": 1, "rollout_steps": 100}
     assert Config.for_algorithm(algo, **game).minibatch_size == 100
-
-
-@pytest.mark.parametrize(("gamma", "gamma_end"), [(1.0, 0.9), (0.9, 1.0), (1, 1)])
-def test_a_discount_of_one_has_no_horizon_to_move(gamma: float, gamma_end: float) -> None:
-    with pytest.raises(UserError, match=r"gamma 1 has no horizon.*0\.999.*gamma_end"):
-        Config(algo="ppo", gamma=gamma, gamma_end=gamma_end)
-    assert Config(algo="ppo", gamma=1.0).gamma_end is None
 
 
 def test_evaluations_without_episodes_are_refused() -> None:
