@@ -221,6 +221,7 @@ class Trainer:
         self.progress.iteration += 1
         started = yield Turn(self.progress.iteration)
         remaining = self.progress.remaining
+        gamma = discount_at(self.config.gamma, self.config.horizon_growth, remaining)
         try:
             with acting_threads():
                 rollout = collector.collect(self.policy)
@@ -228,7 +229,7 @@ class Trainer:
                 rollout,
                 self.policy,
                 self.reward_scaler,
-                gamma=discount_at(self.config.gamma, self.config.horizon_growth, remaining),
+                gamma=gamma,
                 gae_lambda=self.config.gae_lambda,
                 sign_rewards=self.config.sign_rewards,
                 ranks=self.ranks,
@@ -254,6 +255,7 @@ class Trainer:
             **self.episodes.means(),
             **shift,
             **update,
+            "gamma": gamma,
             "explained_variance": prepared.explained_variance,
         }
 

@@ -21,7 +21,7 @@ from rlkit_es.training.trainer import Trainer
 COLUMNS = {
     *("env_steps", "iteration", "wall_seconds", "steps_per_second", "episode_return_mean"),
     *("episode_length_mean", "ratio_deviation", "policy_steps", "stopped", "kept_fraction", "approx_kl"),
-    *("entropy", "policy_loss", "value_loss", "explained_variance", "learning_rate"),
+    *("entropy", "policy_loss", "value_loss", "explained_variance", "learning_rate", "gamma"),
     *("ratio_min", "ratio_max", "ratio_bias", "surrogate_variance", "surrogate_variance_within"),
     *("surrogate_variance_bound", "critic_steps", "grad_norm"),
 }

@@ -23,7 +23,7 @@ DIAGNOSTICS = {
 EVERYWHERE = {
     *("env_steps", "iteration", "episode_return_mean", "episode_length_mean", "explained_variance"),
     *("policy_loss", "value_loss", "kept_fraction", "grad_norm", "policy_steps", "critic_steps"),
-    *("learning_rate", *DIAGNOSTICS, *SPEED),
+    *("learning_rate", "gamma", *DIAGNOSTICS, *SPEED),
 }
 # No episode of Pendulum has ended yet.
 UNKNOWN = {"Pendulum-v1": {"episode_return_mean", "episode_length_mean"}, "CartPole-v1": set()}

@@ -68,6 +68,7 @@ def test_the_discount_is_on_its_way_to_that_at_the_end(algo: str, monkeypatch: p
 
     monkeypatch.setattr("rlkit_es.training.trainer.prepare_batch", prepare)
     metrics, _ = trained(small(algo, gamma=0.9, horizon_growth=5.0), steps=256)
+    assert [row["gamma"] for row in metrics] == seen
     begun = [0, *(row["env_steps"] for row in metrics)][: len(metrics)]
     assert [1 / (1 - gamma) for gamma in seen] == pytest.approx([10 + 40 * steps / 256 for steps in begun])
 
