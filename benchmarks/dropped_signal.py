@@ -31,6 +31,8 @@ RESULTS = REPOSITORY / "benchmarks" / "results" / "dropped_signal.json"
 _SETTINGS = {
     "num_envs": 64,
     "rollout_steps": 32,
+    "horizon_growth": 1.0,
+    "gae_lambda": 0.95,
     "log_std_init": -0.5,
     "max_kl": 0.02,
     "max_kl_schedule": "constant",

@@ -24,10 +24,11 @@ def ppo_config(race: Race) -> Config:
 
 
 def trpo_config(race: Race) -> Config:
-    """Our TRPO's defaults, with PPO's rollouts and a trust region that stays as large as it is in the mean.
+    """Our TRPO's defaults, with PPO's rollouts, horizon and lambda, and a trust region that stays the same.
 
-    sb3-contrib has no schedule for it.
+    sb3-contrib has no schedule for horizon and region; this one is as large as ours is in the mean.
     """
-    rollouts = {name: getattr(ppo_config(race), name) for name in ("num_envs", "rollout_steps")}
-    config = Config.for_algorithm("trpo", env=race.env, **rollouts)
+    as_ppo = ("num_envs", "rollout_steps", "horizon_growth", "gae_lambda")
+    shared = {name: getattr(ppo_config(race), name) for name in as_ppo}
+    config = Config.for_algorithm("trpo", env=race.env, **shared)
     return dataclasses.replace(config, max_kl=config.max_kl / 2, max_kl_schedule="constant")

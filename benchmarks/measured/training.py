@@ -25,6 +25,7 @@ _COMMON: dict[str, Any] = {
     "learning_rate_schedule": "constant",
     "log_std_init": 0.0,
     "gamma": 0.99,
+    "horizon_growth": 1.0,
     "gae_lambda": 0.95,
     "normalize_observations": True,
     "normalize_rewards": True,

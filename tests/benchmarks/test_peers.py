@@ -278,6 +278,8 @@ def test_equal_settings_are_our_defaults_but_for_what_others_cannot_be_set_to():
         "max_kl_schedule",
         "num_envs",
         "rollout_steps",
+        "horizon_growth",
+        "gae_lambda",
     }
 
 
