@@ -166,7 +166,7 @@ _PPO_CHOICES = {
     "with_advantages_once": "--no-recompute-advantages",
     "on_another_cpu": "",  # as it is, where arithmetic rounds otherwise
 }
-# As TRPO was before its horizon grew.
+# As TRPO and SD-TRPO were before their horizon grew.
 _ONE_HORIZON = "--horizon-growth 1 --gae-lambda 0.95"
 _TRPO_CHOICES = {
     "one_horizon": _ONE_HORIZON,
@@ -217,9 +217,11 @@ _SD_ESPO_CHOICES = {
     "with_gamma_0.995": "--gamma 0.995",
 }
 _SD_TRPO_CHOICES = {
-    "32_envs": _32_ENVS,
-    "16_envs": _16_ENVS,
-    "as_trpo": f"{_16_ENVS} --horizon-growth 2 --gae-lambda 0.9",
+    "one_horizon": _ONE_HORIZON,
+    "64_envs": f"{_64_ENVS} {_ONE_HORIZON}",
+    "64_envs_rate_1": f"{_64_ENVS} {_ONE_HORIZON} --dropout-rate 1",
+    "64_envs_rate_2": f"{_64_ENVS} {_ONE_HORIZON} --dropout-rate 2",
+    "32_envs": f"{_32_ENVS} {_ONE_HORIZON}",
 }
 _ESPO_ON_DM_CONTROL = {
     "one_rate": _before(policy="3e-4", critic="None", log_std="None"),
@@ -250,12 +252,6 @@ SUITES: Mapping[str, Suite] = {
         settings=("--eval-every", "50000"),
         pairs=_DROPOUT_PAIRS,
         title="MuJoCo",
-        remark=(
-            "TRPO and SD-TRPO have other [rollouts](defaults.md#trpos-rollouts), "
-            "[horizons and lambdas](defaults.md#trpos-horizon-and-lambda), so that they differ in more than "
-            "dropping. TRPO with those of SD-TRPO is `trpo-64_envs` under "
-            "[choosing the defaults](#choosing-the-defaults-one-change-at-a-time)."
-        ),
     ),
     "dm_control": Suite(
         _RECIPES,

@@ -38,15 +38,12 @@ class Recipe:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Longer pieces of fewer trajectories than elsewhere, a horizon that grows, a critic that is trusted more.
 _NATURAL: Mapping[str, Any] = {
     "max_kl": 0.06,
     "max_kl_schedule": "linear",
     "learning_rate": 1e-3,
     "minibatch_size": 64,  # of the critic
-}
-
-# Longer pieces of fewer trajectories than elsewhere, a horizon that grows, a critic that is trusted more.
-_FAR_SIGHTED: Mapping[str, Any] = {
     "num_envs": 16,
     "rollout_steps": 128,
     "horizon_growth": 2.0,
@@ -69,7 +66,7 @@ _EARLY_STOPPING: Mapping[str, Any] = {
 
 RECIPES: Mapping[str, Recipe] = {
     "ppo": Recipe(surrogate="clip", defaults=_CLIPPED),
-    "trpo": Recipe(surrogate="ratio", step="natural", defaults={**_NATURAL, **_FAR_SIGHTED}),
+    "trpo": Recipe(surrogate="ratio", step="natural", defaults=_NATURAL),
     "espo": Recipe(surrogate="ratio", stop="ratio_deviation", defaults=_EARLY_STOPPING),
     "sd_ppo": Recipe(surrogate="clip", mask="ratio_within", defaults=_CLIPPED),
     "sd_trpo": Recipe(

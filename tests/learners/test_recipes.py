@@ -75,15 +75,18 @@ def test_the_defaults_in_which_recipes_differ() -> None:
         "max_kl_schedule": "linear",
         "learning_rate": 1e-3,
         "minibatch_size": 64,
+        "num_envs": 16,
+        "rollout_steps": 128,
+        "horizon_growth": 2.0,
+        "gae_lambda": 0.9,
     }
-    far_sighted = {"num_envs": 16, "rollout_steps": 128, "horizon_growth": 2.0, "gae_lambda": 0.9}
     critic = {"critic_learning_rate": 1e-3, "recompute_advantages": True}
     stopping = {**critic, "learning_rate": 1e-4, "log_std_learning_rate": 5e-4}
     clipped = {**critic, "log_std_learning_rate": 1e-4}
     assert defaults == {
         "ppo": clipped,
         "sd_ppo": clipped,
-        "trpo": {**natural, **far_sighted},
+        "trpo": natural,
         "sd_trpo": {**natural, "mask_at": "trial", "dropout_rate": 4.0},
         "espo": stopping,
         "sd_espo": {**stopping, "dropout_threshold": 0.25},
