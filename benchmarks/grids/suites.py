@@ -241,7 +241,7 @@ _REFERENCE_PAIRS = (
     # Both presets have the same settings for ESPO.
     ("sd_espo-reference_sdpo", "espo-reference_espo"),
 )
-_NATURAL_DROPOUT = {"rate_1": "--dropout-rate 1", "rate_2": "--dropout-rate 2"}
+_NATURAL_DROPOUT = {f"rate_{rate}": f"--dropout-rate {rate}" for rate in (1, 2, 8, 16)}
 
 SUITES: Mapping[str, Suite] = {
     "mujoco": Suite(
