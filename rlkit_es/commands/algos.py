@@ -38,8 +38,14 @@ def _main(arguments: Sequence[str]) -> None:
         defaults = ", ".join(f"{setting} {value}" for setting, value in recipe.defaults.items())
         slots = (recipe.surrogate, recipe.mask, recipe.stop, recipe.constraint)
         table.add_row(name, classes[name], recipe.step, *slots, defaults)
-    console = Console(width=240)  # a narrow terminal breaks lines; nothing is cut off
+    console = Console(width=_width(table))  # a narrow terminal breaks lines; nothing is cut off
     console.print(table)
     console.print("\n--surrogate, --mask, --stop and --constraint fill a slot otherwise.")
     for preset, by_algorithm in PRESETS.items():
         console.print(f"--preset {preset}: {', '.join(by_algorithm)}")
+
+
+def _width(table: Table) -> int:
+    """Columns that ``table`` needs, whatever there are."""
+    console = Console(width=10_000)
+    return console.measure(table).maximum
