@@ -28,6 +28,7 @@ _DEFAULTS = {
     for field in dataclasses.fields(Config)
     if field.default is not dataclasses.MISSING
 }
+_UNKNOWN = "unknown"  # of a setting that a run of another version does not have
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,9 @@ def _labels(experiments: list[dict[str, Any]]) -> list[str]:
             if (other.get("algo"), other.get("env")) == (experiment.get("algo"), experiment.get("env"))
         ]
         different = [
-            f"{name}={experiment.get(name)}"
+            f"{name}={experiment.get(name, _UNKNOWN)}"
             for name in names
-            if any(other.get(name) != experiment.get(name) for other in namesakes)
+            if any(other.get(name, _UNKNOWN) != experiment.get(name, _UNKNOWN) for other in namesakes)
         ]
         labels.append(" ".join([f"{experiment.get('algo')} {experiment.get('env')}", *different]))
     return labels

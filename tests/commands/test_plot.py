@@ -347,6 +347,15 @@ def test_no_run_is_lost_where_an_older_version_lacks_a_setting(runs: Path, tmp_p
     assert sum(len(members) for members in groups.values()) == 2
 
 
+def test_no_run_is_lost_where_another_version_has_a_setting_that_is_none(runs: Path, tmp_path: Path) -> None:
+    other = variant(runs / ESPO, tmp_path / "other", of_another_version=None)
+    groups = group_seeds(find_runs([other, runs / ESPO]))
+    assert {label: len(members) for label, members in groups.items()} == {
+        "espo CartPole-v1 of_another_version=None": 1,
+        "espo CartPole-v1 of_another_version=unknown": 1,
+    }
+
+
 # The figure.
 
 
