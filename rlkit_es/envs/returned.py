@@ -74,7 +74,7 @@ def of_step(result: Any, fit: Fit) -> tuple[Any, float, bool, bool]:
     Raises:
         WrongReturnError: one of them is missing, or is not what it has to be.
     """
-    observation, reward, terminated, truncated, _ = five(result)
+    observation, reward, terminated, truncated, _ = step_parts(result)
     return (
         fit(observation),
         _number(reward),
@@ -83,11 +83,16 @@ def of_step(result: Any, fit: Fit) -> tuple[Any, float, bool, bool]:
     )
 
 
-def five(result: Any) -> Any:
-    """What ``step`` returned, if it is as many things as Gymnasium has it; else raises WrongReturnError."""
+def step_parts(result: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """What ``step`` returned, taken apart as Gymnasium has it.
+
+    Raises:
+        WrongReturnError: these are not as many things.
+    """
     if not isinstance(result, (tuple, list)) or len(result) != 5:
         raise WrongReturnError(f"must return {STEP}, not {brief(result)}")
-    return result
+    observation, reward, terminated, truncated, info = result
+    return observation, reward, terminated, truncated, info
 
 
 def _leaf(observation: Any, key: str, name: str) -> Any:

@@ -12,7 +12,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from rlkit_es.envs.returned import NO_NUMBER, Fit, WrongReturnError, brief, fitter, fitter_of_leaves, five
+from rlkit_es.envs.returned import (
+    NO_NUMBER,
+    Fit,
+    WrongReturnError,
+    brief,
+    fitter,
+    fitter_of_leaves,
+    step_parts,
+)
 from rlkit_es.envs.spaces import as_tensor
 
 _FINAL = "info['final_obs']"
@@ -42,7 +50,7 @@ def of_vector_step(result: Any, fits: VectorFits) -> tuple[Any, Any, Tensor, Ten
     Raises:
         WrongReturnError: as of `of_step`.
     """
-    observation, reward, terminated, truncated, info = five(result)
+    observation, reward, terminated, truncated, info = step_parts(result)
     observation, reward = fits.batch(observation), _array(reward, (fits.num_envs,), "reward")
     terminated = _flags(terminated, fits.num_envs, "terminated")
     truncated = _flags(truncated, fits.num_envs, "truncated")

@@ -63,7 +63,8 @@ class Config(UpdateConfig):
     episodes of 1000 steps, T of 32 learns from many moments at once, T of 2048 sees whole episodes."""
 
     gamma: float = 0.99
-    """Discount. 0.99 looks some 100 steps ahead, 0.995 some 200."""
+    """Discount; where `horizon_growth` is not 1, that of the start. 0.99 looks some 100 steps ahead, 0.995
+    some 200."""
 
     horizon_growth: float = 1.0
     """How many times as long the horizon 1 / (1 - gamma) is at the end; it grows linearly over training. A
@@ -110,7 +111,8 @@ class Config(UpdateConfig):
     """Bound of a normalised observation."""
 
     normalize_rewards: bool = True
-    """Scale rewards by the running deviation of the discounted return. Reported returns stay raw."""
+    """Scale rewards by the running deviation of the return, discounted by `gamma`. Reported returns stay
+    raw."""
 
     reward_clip: float = 10.0
     """Bound of a scaled reward."""
@@ -265,7 +267,8 @@ class Config(UpdateConfig):
     def moves_to_the_end(self) -> bool:
         """Whether a setting moves linearly over training, so that it depends on where that ends."""
         schedules = [field.name for field in dataclasses.fields(self) if field.name.endswith("_schedule")]
-        return self.horizon_growth != 1 or any(getattr(self, name) == "linear" for name in schedules)
+        horizon_moves = self.horizon_growth != 1 and self.gamma != 1
+        return horizon_moves or any(getattr(self, name) == "linear" for name in schedules)
 
     @property
     def env_module(self) -> str:

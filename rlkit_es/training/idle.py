@@ -32,6 +32,10 @@ def refuse_idle(config: Config, usual: Mapping[str, Any]) -> None:
     for name, normalizing in _BOUNDS_OF.items():
         if given(name) and not getattr(config, normalizing):
             raise UserError(f"{name} bounds what {normalizing} scales, which is off: leave one of them out")
+    if given("horizon_growth") and config.horizon_growth != 1 and config.gamma == 1:
+        raise UserError(
+            "horizon_growth has no effect with a gamma of 1, whose horizon is endless: leave it out"
+        )
 
 
 def refuse_unrecorded(config: Config) -> None:

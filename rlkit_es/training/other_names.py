@@ -23,6 +23,7 @@ _ELSEWHERE: Mapping[str, str] = {
     "value_coefficient": "vf_coef value_coef value_loss_coef",
     "gae_lambda": "gae lam",
     "gamma": "discount discount_factor",
+    "horizon_growth, which is (1 - gamma) / (1 - gamma at the end)": "gamma_end final_gamma gamma_schedule",
     "advantage_normalization": "norm_adv normalize_advantage",
     "recompute_advantages": "recompute_advantage recompute_adv",
     "hidden_sizes, and critic_hidden_sizes for the critic": "net_arch",

@@ -504,6 +504,26 @@ def test_a_minibatch_larger_than_the_batch_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "moves"),
+    [
+        ({}, False),
+        ({"learning_rate_schedule": "linear"}, True),
+        ({"horizon_growth": 2.0}, True),
+        ({"horizon_growth": 2.0, "gamma": 1.0}, False),
+        ({"deviation_threshold_schedule": "linear"}, True),
+    ],
+    ids=str,
+)
+def test_what_moves_linearly_moves_to_the_end(settings: dict[str, Any], moves: bool) -> None:
+    config = Config(**{"algo": "espo", "learning_rate_schedule": "constant", **settings})
+    assert config.moves_to_the_end is moves
+
+
+def test_a_recipe_whose_horizon_grows_takes_a_gamma_of_one() -> None:
+    assert Config.for_algorithm("trpo", gamma=1.0).horizon_growth == 2
+
+
+@pytest.mark.parametrize(
     ("wrong", "right"), [("gama", "gamma"), ("lerning_rate", "learning_rate"), ("num_env", "num_envs")]
 )
 def test_a_misspelt_setting_names_the_closest(wrong: str, right: str) -> None:
