@@ -216,12 +216,21 @@ _SD_ESPO_CHOICES = {
     "with_32_envs": _32_ENVS,
     "with_gamma_0.995": "--gamma 0.995",
 }
+
+
+def _by_rate(rate: int) -> str:
+    """A limit that shrinks with the trust region, as it was before."""
+    return f"--mask kl_below --dropout-rate {rate}"
+
+
 _SD_TRPO_CHOICES = {
-    "one_horizon": _ONE_HORIZON,
-    "64_envs": f"{_64_ENVS} {_ONE_HORIZON}",
-    "64_envs_rate_1": f"{_64_ENVS} {_ONE_HORIZON} --dropout-rate 1",
-    "64_envs_rate_2": f"{_64_ENVS} {_ONE_HORIZON} --dropout-rate 2",
-    "32_envs": f"{_32_ENVS} {_ONE_HORIZON}",
+    "rate_4": _by_rate(4),
+    "one_horizon": f"{_ONE_HORIZON} {_by_rate(4)}",
+    "64_envs": f"{_64_ENVS} {_ONE_HORIZON} {_by_rate(4)}",
+    "64_envs_rate_1": f"{_64_ENVS} {_ONE_HORIZON} {_by_rate(1)}",
+    "64_envs_rate_2": f"{_64_ENVS} {_ONE_HORIZON} {_by_rate(2)}",
+    "32_envs": f"{_32_ENVS} {_ONE_HORIZON} {_by_rate(4)}",
+    "kl_0.48": "--dropout-kl 0.48",
 }
 _ESPO_ON_DM_CONTROL = {
     "one_rate": _before(policy="3e-4", critic="None", log_std="None"),
@@ -241,7 +250,10 @@ _REFERENCE_PAIRS = (
     # Both presets have the same settings for ESPO.
     ("sd_espo-reference_sdpo", "espo-reference_espo"),
 )
-_NATURAL_DROPOUT = {f"rate_{rate}": f"--dropout-rate {rate}" for rate in (1, 2, 8, 16)}
+_NATURAL_DROPOUT = {
+    **{f"kl_{limit}": f"--dropout-kl {limit}" for limit in ("0.06", "0.12", "0.48")},
+    "rate_4": _by_rate(4),
+}
 
 SUITES: Mapping[str, Suite] = {
     "mujoco": Suite(

@@ -40,8 +40,19 @@ def ratio_log_symmetric(stats: PolicyStats, advantage: Tensor, dropout_threshold
 
 
 def kl_below(stats: PolicyStats, advantage: Tensor, dropout_rate: float, max_kl: float) -> Tensor:
-    """KL(old || new)(s) < rate * max_kl, in nats, summed over action dimensions."""
+    """KL(old || new)(s) < rate * max_kl, in nats, summed over action dimensions; the mask of the paper.
+
+    Where `max_kl` falls, so does the limit: the same share of samples is dropped however small the step.
+    """
     return stats.kl < dropout_rate * max_kl
+
+
+def kl_within(stats: PolicyStats, advantage: Tensor, dropout_kl: float) -> Tensor:
+    """KL(old || new)(s) < limit, in nats, summed over action dimensions.
+
+    What bounds the variance is how far a state is moved, and small steps move none of them far.
+    """
+    return stats.kl < dropout_kl
 
 
 def keep_all_if_empty(keep: Tensor, valid: Tensor) -> Tensor:

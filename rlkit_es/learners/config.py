@@ -78,7 +78,7 @@ class UpdateConfig:
 
     mask: str | None = None
     """Which samples may move the policy: keep_all, ratio_within, ratio_below, ratio_above,
-    ratio_log_symmetric, kl_below, or one of your own; None: the recipe's."""
+    ratio_log_symmetric, kl_below, kl_within, or one of your own; None: the recipe's."""
 
     stop: str | None = None
     """When the policy has moved far enough on this batch: never, ratio_deviation, mean_kl, or one of
@@ -99,6 +99,11 @@ class UpdateConfig:
     dropout_rate: float = 1.0
     """For the mask kl_below: samples with KL(s) at or above this multiple of `max_kl` are dropped. 1
     is the published value, and drops a fifth to a third; 4 drops 1 to 4 %; inf drops nothing."""
+
+    dropout_kl: float = 0.24
+    """For the mask kl_within: samples with KL(s), in nats, at or above it are dropped. It is well above
+    `max_kl`, which is the mean's limit: 4 times drops 1 to 4 %, and fewer as steps shrink; inf drops
+    nothing."""
 
     mask_at: Literal["current", "trial"] = "current"
     """Where the mask is taken: at the policy as it is, or after a trial step on all samples, which is
@@ -166,7 +171,7 @@ class UpdateConfig:
         check_types(self, bool, "True or False", "mask_value", "recompute_advantages")
         check_counts(self, "minibatch_size", "epochs", "cg_iterations", "line_search_steps")
         check_range(self, "learning_rate", "adam_epsilon", above=0, high=1)
-        check_range(self, "max_grad_norm", "dropout_threshold", "dropout_rate", above=0)
+        check_range(self, "max_grad_norm", "dropout_threshold", "dropout_rate", "dropout_kl", above=0)
         check_range(self, "deviation_threshold", "max_kl", above=0)
         check_range(self, "constraint_limit", above=0, high=1e6)
         check_range(self, "dual_learning_rate", "cg_damping", low=0, high=1e6)

@@ -71,9 +71,9 @@ RECIPES: Mapping[str, Recipe] = {
     "sd_ppo": Recipe(surrogate="clip", mask="ratio_within", defaults=_CLIPPED),
     "sd_trpo": Recipe(
         surrogate="ratio",
-        mask="kl_below",
+        mask="kl_within",
         step="natural",
-        defaults={**_NATURAL, "mask_at": "trial", "dropout_rate": 4.0},
+        defaults={**_NATURAL, "mask_at": "trial"},
     ),
     "sd_espo": Recipe(
         surrogate="ratio",

@@ -23,6 +23,7 @@ MASKS = _by_name(
     masks.ratio_above,
     masks.ratio_log_symmetric,
     masks.kl_below,
+    masks.kl_within,
 )
 STOPS = _by_name(stops.never, stops.ratio_deviation, stops.mean_kl)
 CONSTRAINTS = _by_name(constraints.ratio_variance, constraints.kl)

@@ -56,6 +56,7 @@ _ATARI_NATURAL: Settings = {
     "learning_rate": 2.5e-4,
     "max_kl": 0.01,
     "max_kl_schedule": "constant",
+    "dropout_kl": 0.04,
     "fisher_fraction": 0.2,
 }
 # Rewards are sparse: with -0.5 two of three seeds never find the first one of finger-spin.

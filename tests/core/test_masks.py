@@ -32,6 +32,13 @@ def test_kl_below_compares_each_state_with_its_share(rate: float, max_kl: float)
     assert keep.tolist() == [kl < rate * max_kl for kl in stats.kl.tolist()]
 
 
+@pytest.mark.parametrize("limit", [1e-3, 0.02, 0.3, float("inf")])
+def test_kl_within_compares_each_state_with_the_limit(limit: float) -> None:
+    stats = random_stats(4)
+    keep = masks.kl_within(stats, random_advantage(4), limit)
+    assert keep.tolist() == [kl < limit for kl in stats.kl.tolist()]
+
+
 def test_a_sample_at_the_threshold_is_dropped() -> None:
     on_it = random_stats(3)
     for i in range(20):
@@ -41,6 +48,7 @@ def test_a_sample_at_the_threshold_is_dropped() -> None:
         assert not mask(on_it, advantage, abs(deviation))[i]
         assert not masks.ratio_within(on_it, advantage, abs(deviation))[i]
         assert not masks.kl_below(on_it, advantage, 1.0, kl)[i]
+        assert not masks.kl_within(on_it, advantage, kl)[i]
 
 
 @pytest.mark.parametrize("delta", [1e-6, *THRESHOLDS])
@@ -49,6 +57,7 @@ def test_at_theta_old_every_mask_keeps_everything(delta: float) -> None:
     advantage = random_advantage(5, 9)
     assert masks.keep_all(here, advantage).all()
     assert masks.kl_below(here, advantage, delta, 1e-3).all()
+    assert masks.kl_within(here, advantage, delta).all()
     for mask in (masks.ratio_within, masks.ratio_below, masks.ratio_above, masks.ratio_log_symmetric):
         assert mask(here, advantage, delta).all()
 

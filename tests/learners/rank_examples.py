@@ -65,7 +65,7 @@ CASES = [
     Case("sd_ppo", {**MASKED, "mask_at": "trial"}),
     Case("sd_ppo", {**MASKED, "mask_at": "trial", "mask_value": True}),
     Case("sd_ppo", {"dropout_threshold": 1e-9}),  # drops everything but what has not moved at all
-    Case("sd_trpo", {"mask_value": True, "dropout_rate": 0.5}),
+    Case("sd_trpo", {"mask_value": True, "dropout_kl": 0.01}),
     *(
         Case("espo", {"deviation_threshold": 0.01, "stop_when": when, "deviation_statistic": statistic})
         for when in ("before", "after")

@@ -62,7 +62,7 @@ REFUSED = [
         for algo in NATURAL
         for mask in SOME_MASKS
     ),
-    ("sd_trpo", {"mask_at": "current"}, "mask kl_below", "mask_at trial"),
+    ("sd_trpo", {"mask_at": "current"}, "mask kl_within", "mask_at trial"),
     *(
         (algo, {"learning_rate_schedule": "adaptive_kl"}, "learning_rate_schedule adaptive_kl", "linear")
         for algo in NATURAL

@@ -20,8 +20,8 @@ from update_examples import (
 from rlkit_es.types import Batch
 
 ESPO = {"learning_rate": 3e-3, "deviation_threshold": 0.12}
-MASKS = ["ratio_within", "ratio_below", "ratio_above", "ratio_log_symmetric", "kl_below"]
-NOTHING_DROPPED = {"dropout_threshold": math.inf, "dropout_rate": math.inf}
+MASKS = ["ratio_within", "ratio_below", "ratio_above", "ratio_log_symmetric", "kl_below", "kl_within"]
+NOTHING_DROPPED = {"dropout_threshold": math.inf, "dropout_rate": math.inf, "dropout_kl": math.inf}
 
 
 def assert_equal(one, other) -> None:
@@ -65,6 +65,7 @@ def test_a_trial_drops_samples_from_the_first_step_on_and_the_current_policy_doe
             mask=mask,
             mask_at=mask_at,
             dropout_threshold=0.05,
+            dropout_kl=0.003,
             max_kl=0.003,
         )
         _, metrics = updated("ppo", config)

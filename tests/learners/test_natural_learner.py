@@ -32,7 +32,7 @@ ACTIONS = pytest.mark.parametrize("action", [BOX, DISCRETE], ids=["box", "discre
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 # A critic that takes one step, where it is not what is tested.
 QUICK: dict[str, Any] = {"minibatch_size": 256, "critic_epochs": 1}
-MASKS = ["ratio_within", "ratio_below", "ratio_above", "ratio_log_symmetric", "kl_below"]
+MASKS = ["ratio_within", "ratio_below", "ratio_above", "ratio_log_symmetric", "kl_below", "kl_within"]
 
 
 def updated(
@@ -70,16 +70,17 @@ def applying(algo: str, changes: dict[str, Any]) -> dict[str, Any]:
 # --- against a dense computation ---
 
 
-def sample_kl_below(config: UpdateConfig) -> Mask:
-    return lambda ratio, kl: kl < config.dropout_rate * config.max_kl
+def sample_kl_within(config: UpdateConfig) -> Mask:
+    return lambda ratio, kl: kl < config.dropout_kl
 
 
 def learn_both_ways(
     algo: str, policy: ActorCritic, changes: dict[str, Any], mask: Mask | None = None, updates: int = 3
 ) -> list[tuple[float, dict[str, float]]]:
     """Of each update: how far the two steps are apart, relative to their length, and our metrics."""
-    config = make_config_for(algo, cg_iterations=70, **QUICK, **changes)  # more than parameters
-    mask = sample_kl_below(config) if algo == "sd_trpo" and mask is None else mask
+    limit = {"dropout_kl": changes.get("max_kl", 0.02)}  # drops some, and not all
+    config = make_config_for(algo, cg_iterations=70, **QUICK, **(limit | changes))  # more than parameters
+    mask = sample_kl_within(config) if algo == "sd_trpo" and mask is None else mask
     learner = make_natural_learner(algo, config, policy)
     seen = []
     for i in range(updates):
@@ -129,13 +130,15 @@ def test_the_dense_computation_was_followed_through_backtracking_and_refusal() -
 @pytest.mark.parametrize("mask", MASKS)
 @ACTIONS
 def test_every_mask_works_at_the_trial_step(mask: str, action: ActionSpec) -> None:
-    delta, changes = 0.1, {"mask": mask, "mask_at": "trial", "dropout_threshold": 0.1, "dropout_rate": 0.9}
+    delta, limits = 0.1, {"dropout_threshold": 0.1, "dropout_rate": 0.9, "dropout_kl": 0.015}
+    changes = {"mask": mask, "mask_at": "trial", **limits}
     plain: dict[str, Mask] = {
         "ratio_within": lambda r, kl: (r - 1).abs() < delta,
         "ratio_below": lambda r, kl: r - 1 < delta,
         "ratio_above": lambda r, kl: 1 - r < delta,
         "ratio_log_symmetric": lambda r, kl: (r > 1 / (1 + delta)) & (r < 1 + delta),
         "kl_below": lambda r, kl: kl < 0.9 * 0.02,
+        "kl_within": lambda r, kl: kl < 0.015,
     }
     policy = make_policy(action, hidden=(5,)).double()
     for distance, metrics in learn_both_ways("trpo", policy, changes, plain[mask]):
@@ -204,7 +207,7 @@ def test_a_long_enough_step_uses_most_of_the_trust_region() -> None:
         (0.0, {}),
         (0.1, {}),
         (-1000.1, {}),
-        (None, {"max_kl": 1e6, "line_search_steps": 1, "dropout_rate": INF}),
+        (None, {"max_kl": 1e6, "line_search_steps": 1, "dropout_kl": INF}),
     ],
 )
 def test_where_the_search_fails_the_policy_is_bitwise_what_it_was_and_the_critic_is_fitted(
@@ -258,7 +261,7 @@ def test_metrics_count_what_happened() -> None:
 def test_a_mask_that_drops_nothing_is_trpo_bitwise(action: ActionSpec, mask_value: bool) -> None:
     plain, metrics = updated("trpo", action=action, minibatch_size=16)
     masked, others = updated(
-        "sd_trpo", action=action, dropout_rate=INF, mask_value=mask_value, minibatch_size=16
+        "sd_trpo", action=action, dropout_kl=INF, mask_value=mask_value, minibatch_size=16
     )
     assert_equal(plain, masked)
     assert metrics == others
@@ -269,21 +272,24 @@ def test_where_everything_would_be_dropped_everything_is_used_and_the_metric_say
     mask_value: bool,
 ) -> None:
     plain, metrics = updated("trpo")
-    masked, others = updated("sd_trpo", dropout_rate=1e-12, mask_value=mask_value)
+    masked, others = updated("sd_trpo", dropout_kl=1e-12, mask_value=mask_value)
     assert_equal(plain, masked)
     assert others == {**metrics, "kept_fraction": 0.0}
 
 
 @ACTIONS
-def test_the_published_rate_drops_some_and_changes_the_step(action: ActionSpec) -> None:
+def test_a_limit_drops_some_and_changes_the_step(action: ActionSpec) -> None:
     plain, _ = updated("trpo", action=action)
     masked, metrics = updated("sd_trpo", action=action)
     assert not torch.equal(plain.parameters, masked.parameters)
     assert 0 < metrics["kept_fraction"] < 1
 
 
-def test_a_larger_rate_keeps_more() -> None:
-    kept = [updated("sd_trpo", dropout_rate=rate)[1]["kept_fraction"] for rate in (0.2, 0.5, 1.0, 2.0, 10.0)]
+@pytest.mark.parametrize("mask", ["kl_below", "kl_within"])
+def test_a_larger_limit_keeps_more(mask: str) -> None:
+    name, unit = ("dropout_rate", 1.0) if mask == "kl_below" else ("dropout_kl", 0.02)
+    limits = [unit * factor for factor in (0.2, 0.5, 1.0, 2.0, 10.0)]
+    kept = [updated("sd_trpo", mask=mask, **{name: limit})[1]["kept_fraction"] for limit in limits]
     assert kept == sorted(kept)
     assert kept[0] < kept[-1]
 
@@ -308,7 +314,7 @@ def test_the_critic_is_fitted_as_by_torch_to_all_or_to_the_kept_samples(mask_val
     )
     samples = batch.valid.clone()
     if mask_value:
-        samples[batch.valid] = dense_natural_step(policy, batch, config, sample_kl_below(config)).keep
+        samples[batch.valid] = dense_natural_step(policy, batch, config, sample_kl_within(config)).keep
         assert 0 < samples.sum() < batch.valid.sum()
     generator, minibatches = torch.Generator().manual_seed(0), []
     for _ in range(3):

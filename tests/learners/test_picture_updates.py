@@ -362,7 +362,7 @@ def test_where_the_line_search_fails_the_actor_is_bitwise_what_it_was_and_the_cr
 ) -> None:
     policy = make_policy(shared=False)
     batch, before = make_batch(policy), copy.deepcopy(policy)
-    changes: dict[str, Any] = {"max_kl": 1e6, "line_search_steps": 1, "dropout_rate": INF}
+    changes: dict[str, Any] = {"max_kl": 1e6, "line_search_steps": 1, "dropout_kl": INF}
     if why == "no advantage":
         batch, changes = batch._replace(advantage=torch.zeros_like(batch.advantage)), {}
     metrics = natural(algo, policy, batch, critic_epochs=5, **changes)

@@ -20,7 +20,7 @@ TABLE = {
     "trpo": ("ratio", "keep_all", "never", "none", "natural"),
     "espo": ("ratio", "keep_all", "ratio_deviation", "none", "adam"),
     "sd_ppo": ("clip", "ratio_within", "never", "none", "adam"),
-    "sd_trpo": ("ratio", "kl_below", "never", "none", "natural"),
+    "sd_trpo": ("ratio", "kl_within", "never", "none", "natural"),
     "sd_espo": ("ratio", "ratio_within", "ratio_deviation", "none", "adam"),
     "spo": ("spo", "keep_all", "never", "none", "adam"),
     "r2vpo": ("ratio", "keep_all", "never", "ratio_variance", "adam"),
@@ -87,7 +87,7 @@ def test_the_defaults_in_which_recipes_differ() -> None:
         "ppo": clipped,
         "sd_ppo": clipped,
         "trpo": natural,
-        "sd_trpo": {**natural, "mask_at": "trial", "dropout_rate": 4.0},
+        "sd_trpo": {**natural, "mask_at": "trial"},
         "espo": stopping,
         "sd_espo": {**stopping, "dropout_threshold": 0.25},
         "ppo_adaptive": {"learning_rate_schedule": "adaptive_kl", "max_kl": 0.01},
@@ -117,7 +117,7 @@ def test_the_slots_are_those_of_the_table(name: str) -> None:
         **update_defaults(name),
         "clip_range": 0.1,
         "dropout_threshold": 0.3,
-        "dropout_rate": 0.6,
+        "dropout_kl": 0.02,
         "max_kl": 0.03,
         "deviation_threshold": 0.2,
         "deviation_statistic": "median",
@@ -131,7 +131,7 @@ def test_the_slots_are_those_of_the_table(name: str) -> None:
     }[TABLE[name][0]]
     mask = {
         "ratio_within": masks.ratio_within(stats, advantage, 0.3),
-        "kl_below": masks.kl_below(stats, advantage, 0.6, 0.03),
+        "kl_within": masks.kl_within(stats, advantage, 0.02),
         "keep_all": torch.ones(200, dtype=torch.bool),
     }[TABLE[name][1]]
     stop = stops.ratio_deviation(stats, valid, 0.2, "median") if "espo" in name else torch.tensor(False)

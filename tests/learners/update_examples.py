@@ -32,7 +32,7 @@ def make_config_for(algo: str, **changes: Any) -> UpdateConfig:
     """With the recipe's own defaults but for few epochs, of steps that get somewhere, on one estimate of the
     advantages; short natural steps; masks that drop some.
     """
-    few: dict[str, Any] = {"minibatch_size": 16, "critic_epochs": 3, "dropout_rate": 1.0}
+    few: dict[str, Any] = {"minibatch_size": 16, "critic_epochs": 3, "dropout_kl": 0.02}
     if algo in ADAM:
         one_rate = {"learning_rate": 3e-4, "critic_learning_rate": None, "log_std_learning_rate": None}
         few |= {"epochs": 3, "recompute_advantages": False, **one_rate}

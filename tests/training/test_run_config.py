@@ -351,6 +351,7 @@ BAD_VALUES: dict[str, tuple[Any, ...]] = {
     "clip_range": (0, -0.2, 1, NAN, None),
     "dropout_threshold": NOT_POSITIVE,
     "dropout_rate": NOT_POSITIVE,
+    "dropout_kl": NOT_POSITIVE,
     "mask_at": ("later", "", None),
     "mask_value": ("no", 1, None),
     "deviation_threshold": NOT_POSITIVE,
@@ -423,7 +424,8 @@ def test_what_cannot_have_an_effect_is_refused_and_the_rest_is_taken(algo: str) 
 
 OF_SLOTS = {  # the recipes that read it
     "clip_range": (0.1, {"ppo", "sd_ppo", "spo", "ppo_adaptive"}),
-    "dropout_rate": (2.0, {"sd_trpo"}),
+    "dropout_rate": (2.0, set()),
+    "dropout_kl": (0.1, {"sd_trpo"}),
     "deviation_threshold": (0.1, {"espo", "sd_espo"}),
     "deviation_statistic": ("median", {"espo", "sd_espo"}),
     "stop_when": ("before", {"espo", "sd_espo"}),
@@ -451,6 +453,7 @@ def test_what_no_slot_reads_is_refused_where_it_is_given(algo: str, name: str) -
         ("ppo", {"max_kl": 0.05, "stop": "mean_kl"}),
         ("ppo", {"max_kl": 0.05, "learning_rate_schedule": "adaptive_kl"}),
         ("ppo", {"max_kl": 0.05, "dropout_rate": 2.0, "mask": "kl_below"}),
+        ("sd_trpo", {"dropout_rate": 2.0, "mask": "kl_below"}),
         ("espo", {"clip_range": 0.1, "surrogate": "clip"}),
         ("ppo", {"deviation_threshold": 0.1, "stop": "ratio_deviation", "stop_when": "before"}),
     ],
