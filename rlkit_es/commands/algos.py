@@ -14,7 +14,7 @@ from rlkit_es.errors import UserError
 from rlkit_es.learners.recipes import RECIPES
 from rlkit_es.training.presets import PRESETS
 
-_HEADINGS = ("--algo", "class", "step", "surrogate", "mask", "stop", "constraint", "defaults of its own")
+_HEADINGS = ("--algo", "class", "step", "surrogate", "mask", "stop", "constraint")
 _USAGE = "usage: rlkit-es algos\n\nList the recipes with their slots, and the presets."
 
 
@@ -35,12 +35,17 @@ def _main(arguments: Sequence[str]) -> None:
         table.add_column(heading, no_wrap=True)
     classes = {name: found.__name__ for name, found in ALGORITHMS.items()}
     for name, recipe in RECIPES.items():
-        defaults = ", ".join(f"{setting} {value}" for setting, value in recipe.defaults.items())
         slots = (recipe.surrogate, recipe.mask, recipe.stop, recipe.constraint)
-        table.add_row(name, classes[name], recipe.step, *slots, defaults)
+        table.add_row(name, classes[name], recipe.step, *slots)
     console = Console(width=_width(table))  # a narrow terminal breaks lines; nothing is cut off
     console.print(table)
-    console.print("\n--surrogate, --mask, --stop and --constraint fill a slot otherwise.")
+    console.print("\n--surrogate, --mask, --stop and --constraint fill a slot otherwise.\n")
+    console.print("Defaults of their own:")
+    for name, recipe in RECIPES.items():
+        if recipe.defaults:
+            defaults = (f"{setting} {value}" for setting, value in recipe.defaults.items())
+            console.print(f"  {name}: {', '.join(defaults)}", soft_wrap=True)
+    console.print()
     for preset, by_algorithm in PRESETS.items():
         console.print(f"--preset {preset}: {', '.join(by_algorithm)}")
 

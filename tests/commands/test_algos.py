@@ -36,13 +36,14 @@ def test_every_recipe_is_listed_with_its_class_step_and_slots(output: str) -> No
     classes = {found.recipe: found.__name__ for found in Algorithm.__subclasses__()}
     for name, recipe in RECIPES.items():
         slots = [recipe.surrogate, recipe.mask, recipe.stop, recipe.constraint]
-        assert rows[name][:6] == [classes[name], recipe.step, *slots]
+        assert rows[name] == [classes[name], recipe.step, *slots]
 
 
-def test_the_defaults_of_a_recipe_stand_beside_it(output: str) -> None:
-    rows = table(output)
+def test_the_defaults_of_a_recipe_stand_below_in_one_line(output: str) -> None:
+    lines = output.splitlines()
     for name, recipe in RECIPES.items():
-        assert " ".join(rows[name][6:]) == ", ".join(f"{k} {v}" for k, v in recipe.defaults.items())
+        defaults = ", ".join(f"{k} {v}" for k, v in recipe.defaults.items())
+        assert (f"  {name}: {defaults}" in lines) is bool(defaults)
 
 
 def test_every_column_has_a_heading(output: str) -> None:
