@@ -128,6 +128,7 @@ _32_ENVS = "--num-envs 32 --rollout-steps 64"
 _16_ENVS = "--num-envs 16 --rollout-steps 128"
 _8_ENVS = "--num-envs 8 --rollout-steps 256"
 
+_AS_TRPO = f"{_16_ENVS} --horizon-growth 2 --gae-lambda 0.9"
 _CONSTANT_RATE = "--learning-rate-schedule constant"
 
 # What the defaults are chosen from; the environments that are not among these judge the choice.
@@ -164,6 +165,7 @@ _PPO_CHOICES = {
     "with_no_gradient_bound": "--max-grad-norm inf",
     "with_constant_rate": _CONSTANT_RATE,
     "with_advantages_once": "--no-recompute-advantages",
+    "as_trpo": _AS_TRPO,
     "on_another_cpu": "",  # as it is, where arithmetic rounds otherwise
 }
 # As TRPO and SD-TRPO were before their horizon grew.
@@ -206,6 +208,7 @@ _ESPO_CHOICES = {
     ),
     "as_ppo": _AS_PPO,
     "common_gradient_0": "--common-gradient 0",
+    "as_trpo": _AS_TRPO,
     "constant_rate": _CONSTANT_RATE,
 }
 _SD_ESPO_CHOICES = {
@@ -215,6 +218,7 @@ _SD_ESPO_CHOICES = {
     "as_ppo": _AS_PPO,
     "with_32_envs": _32_ENVS,
     "with_gamma_0.995": "--gamma 0.995",
+    "as_trpo": _AS_TRPO,
 }
 
 
@@ -230,7 +234,6 @@ _SD_TRPO_CHOICES = {
     "64_envs_rate_1": f"{_64_ENVS} {_ONE_HORIZON} {_by_rate(1)}",
     "64_envs_rate_2": f"{_64_ENVS} {_ONE_HORIZON} {_by_rate(2)}",
     "32_envs": f"{_32_ENVS} {_ONE_HORIZON} {_by_rate(4)}",
-    "kl_0.48": "--dropout-kl 0.48",
 }
 _ESPO_ON_DM_CONTROL = {
     "one_rate": _before(policy="3e-4", critic="None", log_std="None"),

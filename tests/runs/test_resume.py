@@ -702,7 +702,9 @@ def test_the_command_line_refuses_another_experiment(
 def test_a_longer_run_is_the_run_that_was_meant_to_be_that_long(
     algo: str, tmp_path: Path, whole: Callable[[Config], Path]
 ) -> None:
-    constant = {} if algo == "ppo_adaptive" else {"learning_rate_schedule": "constant"}
+    constant: dict[str, Any] = {"horizon_growth": 1.0}
+    if algo != "ppo_adaptive":
+        constant["learning_rate_schedule"] = "constant"
     limit = {"sd_espo": "deviation_threshold", "trpo": "max_kl"}.get(algo)
     if limit is not None:
         constant[f"{limit}_schedule"] = "constant"
