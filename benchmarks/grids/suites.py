@@ -111,6 +111,11 @@ def _before(*more: str, policy: str, critic: str, log_std: str, recomputed: bool
     return " ".join([rates, "--recompute-advantages" if recomputed else "--no-recompute-advantages", *more])
 
 
+def _by_rate(rate: int) -> str:
+    """SD-TRPO's limit shrinks with the trust region, as it was before."""
+    return f"--mask kl_below --dropout-rate {rate}"
+
+
 # As the recipes were before their present rates.
 _ppo_before = partial(_before, policy="3e-4", critic="None", log_std="None")
 _espo_before = partial(_before, policy="1e-4", critic="3e-4", log_std="5e-4")
@@ -170,11 +175,13 @@ _PPO_CHOICES = {
 }
 # As TRPO and SD-TRPO were before their horizon grew.
 _ONE_HORIZON = "--horizon-growth 1 --gae-lambda 0.95"
+# And before their present rollouts.
+_NATURAL_BEFORE = f"{_64_ENVS} {_ONE_HORIZON}"
 _TRPO_CHOICES = {
     "one_horizon": _ONE_HORIZON,
-    "64_envs": f"{_64_ENVS} {_ONE_HORIZON}",
+    "64_envs": _NATURAL_BEFORE,
     **{
-        name: f"{_64_ENVS} {_ONE_HORIZON} {settings}"
+        name: f"{_NATURAL_BEFORE} {settings}"
         for name, settings in {
             **_NOISE_BY_ACTIONS,
             "log_std_-0.5": "--log-std-init -0.5",
@@ -221,18 +228,12 @@ _SD_ESPO_CHOICES = {
     "as_trpo": _AS_TRPO,
 }
 
-
-def _by_rate(rate: int) -> str:
-    """A limit that shrinks with the trust region, as it was before."""
-    return f"--mask kl_below --dropout-rate {rate}"
-
-
 _SD_TRPO_CHOICES = {
     "rate_4": _by_rate(4),
     "one_horizon": f"{_ONE_HORIZON} {_by_rate(4)}",
-    "64_envs": f"{_64_ENVS} {_ONE_HORIZON} {_by_rate(4)}",
-    "64_envs_rate_1": f"{_64_ENVS} {_ONE_HORIZON} {_by_rate(1)}",
-    "64_envs_rate_2": f"{_64_ENVS} {_ONE_HORIZON} {_by_rate(2)}",
+    "64_envs": f"{_NATURAL_BEFORE} {_by_rate(4)}",
+    "64_envs_rate_1": f"{_NATURAL_BEFORE} {_by_rate(1)}",
+    "64_envs_rate_2": f"{_NATURAL_BEFORE} {_by_rate(2)}",
     "32_envs": f"{_32_ENVS} {_ONE_HORIZON} {_by_rate(4)}",
 }
 _ESPO_ON_DM_CONTROL = {

@@ -37,20 +37,14 @@ def _main(arguments: Sequence[str]) -> None:
     for name, recipe in RECIPES.items():
         slots = (recipe.surrogate, recipe.mask, recipe.stop, recipe.constraint)
         table.add_row(name, classes[name], recipe.step, *slots)
-    console = Console(width=_width(table))  # a narrow terminal breaks lines; nothing is cut off
+    console = Console(width=10_000)  # a narrow terminal breaks lines; nothing is cut off
     console.print(table)
     console.print("\n--surrogate, --mask, --stop and --constraint fill a slot otherwise.\n")
     console.print("Defaults of their own:")
     for name, recipe in RECIPES.items():
         if recipe.defaults:
             defaults = (f"{setting} {value}" for setting, value in recipe.defaults.items())
-            console.print(f"  {name}: {', '.join(defaults)}", soft_wrap=True)
+            console.print(f"  {name}: {', '.join(defaults)}")
     console.print()
     for preset, by_algorithm in PRESETS.items():
         console.print(f"--preset {preset}: {', '.join(by_algorithm)}")
-
-
-def _width(table: Table) -> int:
-    """Columns that ``table`` needs, whatever there are."""
-    console = Console(width=10_000)
-    return console.measure(table).maximum

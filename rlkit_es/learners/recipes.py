@@ -38,12 +38,12 @@ class Recipe:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Longer pieces of fewer trajectories than elsewhere, a horizon that grows, a critic that is trusted more.
 _NATURAL: Mapping[str, Any] = {
     "max_kl": 0.06,
     "max_kl_schedule": "linear",
     "learning_rate": 1e-3,
     "minibatch_size": 64,  # of the critic
+    # Longer pieces of fewer trajectories than elsewhere, a horizon that grows, a critic that is trusted more.
     "num_envs": 16,
     "rollout_steps": 128,
     "horizon_growth": 2.0,
