@@ -111,10 +111,9 @@ def _measure_all(options: argparse.Namespace) -> dict[str, dict[str, dict[str, f
 
 
 def prepare(env: str, steps: int, batches: int, fresh: int) -> Trained:
-    """Train by PPO for ``steps``, then collect with the policy as it is."""
-    config = Config.for_algorithm(
-        "ppo", env=env, total_steps=steps, learning_rate_schedule="constant", env_threads=1
-    )
+    """Train by PPO with one horizon for ``steps``, then collect with the policy as it is."""
+    constant = {"learning_rate_schedule": "constant", "horizon_growth": 1.0}
+    config = Config.for_algorithm("ppo", env=env, total_steps=steps, env_threads=1, **constant)
     trainer = Trainer(config)
     trainer.train(steps)
     collector = trainer.begin_segment()

@@ -35,7 +35,8 @@ curves in [benchmarks/results/learning](../benchmarks/results/learning/), and th
 
 on a 2-core x86-64 virtual machine, one run on each core, one thread each. Every run's command line,
 settings, versions and git revision are in `runs.json` there. One configuration per recipe, the library's
-defaults, but where a variant's name says otherwise; on MuJoCo nothing is chosen by environment.
+defaults, but where a variant's name says otherwise; on MuJoCo nothing is chosen by environment. Single
+changes are of the defaults of their time.
 
 Returns are means of ten episodes of the deterministic policy after training, of raw rewards: mean ±
 standard deviation over seeds (number of seeds). Scores put environments on one scale: for MuJoCo 0 is

@@ -461,7 +461,7 @@ def test_numbers_of_numpy_are_numbers(pendulum: Algorithm) -> None:
         ({"algo": "espo"}, "^PPO is ppo: leave algo out, or use another class$"),
         ({"normalize_rewards": False, "reward_clip": 1.0}, "^reward_clip bounds what normalize_rewards"),
         ({"normalize_observations": False, "observation_clip": 1.0}, "^observation_clip bounds what"),
-        ({"gamma": 1.0, "horizon_growth": 2.0}, "^horizon_growth has no effect with a gamma of 1"),
+        ({"gamma": 1.0, "horizon_growth": 3.0}, "^horizon_growth has no effect with a gamma of 1"),
         ({"wandb": "mine"}, "^wandb is given the run of a run directory: set run_dir too"),
     ],
     ids=str,

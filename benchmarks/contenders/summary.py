@@ -23,10 +23,11 @@ _COLUMNS = (
 
 _SETTINGS = (
     "Ours come with the library's defaults. zoo: the hyperparameters of rl-baselines3-zoo. example: those "
-    "of Tianshou's example for MuJoCo. equal: those of our defaults, but with one learning rate and with "
-    "advantages computed once, which all can be set to, and as far as the options allow; Tianshou "
-    "scales returns in place of rewards, and the trust region of TRPO, a sum of KL over action dimensions, "
-    "stays at half of what our default begins with. cleanrl-style: written for this comparison, with "
+    "of Tianshou's example for MuJoCo. equal: those of our defaults, but with 64 environments x 32 steps, "
+    "one horizon, a lambda of 0.95, one learning rate and advantages computed once, which all can be set "
+    "to, and as far as the options allow; Tianshou scales returns in place of rewards, and the trust "
+    "region of TRPO, a sum of KL over action dimensions, stays at half of what our default begins with. "
+    "cleanrl-style: written for this comparison, with "
     "the hyperparameters of CleanRL's ppo_continuous_action.py. Learning rates that fall reach 0 at the "
     "end of the total steps."
 )

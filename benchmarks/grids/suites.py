@@ -83,16 +83,6 @@ _DM_CONTROL = (
 )
 _ATARI = ("Pong", "Breakout", "BeamRider", "Alien", "Amidar")
 
-_DROPOUT = {
-    "threshold_0.25": "--dropout-threshold 0.25",
-    "threshold_1": "--dropout-threshold 1",
-    "right_side": "--mask ratio_below",
-    "left_side": "--mask ratio_above",
-    "log_symmetric": "--mask ratio_log_symmetric",
-    "at_trial": "--mask-at trial",
-    "value_too": "--mask-value",
-    "ratio_minus_one": "--surrogate ratio_minus_one",
-}
 _STOPPING = {
     "threshold_0.1": "--deviation-threshold 0.1",
     "threshold_0.5": "--deviation-threshold 0.5",
@@ -103,6 +93,19 @@ _STOPPING = {
     "critic_5": "--critic-epochs 5",
     "critic_20": "--critic-epochs 20",
 }
+
+
+# The same batch, of pieces of trajectories of other lengths.
+_64_ENVS = "--num-envs 64 --rollout-steps 32"
+_32_ENVS = "--num-envs 32 --rollout-steps 64"
+_16_ENVS = "--num-envs 16 --rollout-steps 128"
+_8_ENVS = "--num-envs 8 --rollout-steps 256"
+
+# As all recipes were before the horizon of some grew.
+_ONE_HORIZON = "--horizon-growth 1 --gae-lambda 0.95"
+# And before their present rollouts.
+_ROLLOUTS_BEFORE = f"{_64_ENVS} {_ONE_HORIZON}"
+_CLIPPED_BEFORE = f"{_ROLLOUTS_BEFORE} --log-std-learning-rate 1e-4"
 
 
 def _before(*more: str, policy: str, critic: str, log_std: str, recomputed: bool = False) -> str:
@@ -117,7 +120,7 @@ def _by_rate(rate: int) -> str:
 
 
 # As the recipes were before their present rates.
-_ppo_before = partial(_before, policy="3e-4", critic="None", log_std="None")
+_ppo_before = partial(_before, _ROLLOUTS_BEFORE, policy="3e-4", critic="None", log_std="None")
 _espo_before = partial(_before, policy="1e-4", critic="3e-4", log_std="5e-4")
 
 # Of 1 / sqrt(number of actions): on Hopper, on HalfCheetah and Walker2d, on Humanoid.
@@ -126,12 +129,6 @@ _NOISE_BY_ACTIONS = {
     "log_std_-0.9": "--log-std-init -0.8958797346140275",
     "log_std_-1.42": "--log-std-init -1.416606672028108",
 }
-
-# The same batch, of pieces of trajectories of other lengths.
-_64_ENVS = "--num-envs 64 --rollout-steps 32"
-_32_ENVS = "--num-envs 32 --rollout-steps 64"
-_16_ENVS = "--num-envs 16 --rollout-steps 128"
-_8_ENVS = "--num-envs 8 --rollout-steps 256"
 
 _AS_TRPO = f"{_16_ENVS} --horizon-growth 2 --gae-lambda 0.9"
 _CONSTANT_RATE = "--learning-rate-schedule constant"
@@ -154,34 +151,37 @@ _PPO_CHOICES = {
         "--minibatch-size 128", log_std="1e-4", recomputed=True
     ),
     "recomputed_critic_1e-3": _ppo_before(critic="1e-3", recomputed=True),
-    "with_minibatch_128": "--minibatch-size 128",
-    "with_log_std_-0.5": "--log-std-init -0.5",
-    "with_log_std_-1": "--log-std-init -1",
-    "with_log_std_-1.4": "--log-std-init -1.4",
-    **{f"with_{name}": settings for name, settings in _NOISE_BY_ACTIONS.items()},
-    "with_gamma_0.995": "--gamma 0.995",
-    "with_gamma_0.999": "--gamma 0.999",
-    "with_lambda_0.9": "--gae-lambda 0.9",
-    "with_lambda_0.98": "--gae-lambda 0.98",
-    "with_gamma_0.995_lambda_0.98": "--gamma 0.995 --gae-lambda 0.98",
-    "with_32_envs": _32_ENVS,
-    "with_16_envs": _16_ENVS,
-    "with_value_coefficient_0.02": "--value-coefficient 0.02",
-    "with_no_gradient_bound": "--max-grad-norm inf",
-    "with_constant_rate": _CONSTANT_RATE,
-    "with_advantages_once": "--no-recompute-advantages",
-    "as_trpo": _AS_TRPO,
-    "on_another_cpu": "",  # as it is, where arithmetic rounds otherwise
+    **{
+        f"with_{name}": f"{_CLIPPED_BEFORE} {settings}"
+        for name, settings in {
+            **_NOISE_BY_ACTIONS,
+            "minibatch_128": "--minibatch-size 128",
+            "log_std_-0.5": "--log-std-init -0.5",
+            "log_std_-1": "--log-std-init -1",
+            "log_std_-1.4": "--log-std-init -1.4",
+            "gamma_0.995": "--gamma 0.995",
+            "gamma_0.999": "--gamma 0.999",
+            "lambda_0.9": "--gae-lambda 0.9",
+            "lambda_0.98": "--gae-lambda 0.98",
+            "gamma_0.995_lambda_0.98": "--gamma 0.995 --gae-lambda 0.98",
+            "32_envs": _32_ENVS,
+            "16_envs": _16_ENVS,
+            "value_coefficient_0.02": "--value-coefficient 0.02",
+            "no_gradient_bound": "--max-grad-norm inf",
+            "constant_rate": _CONSTANT_RATE,
+            "advantages_once": "--no-recompute-advantages",
+        }.items()
+    },
+    "64_envs": _CLIPPED_BEFORE,
+    "64_envs_on_another_cpu": _CLIPPED_BEFORE,  # where arithmetic rounds otherwise
+    "log_std_rate_1e-4": "--log-std-learning-rate 1e-4",
+    "log_std_rate_2e-4": "--log-std-learning-rate 2e-4",
 }
-# As TRPO and SD-TRPO were before their horizon grew.
-_ONE_HORIZON = "--horizon-growth 1 --gae-lambda 0.95"
-# And before their present rollouts.
-_NATURAL_BEFORE = f"{_64_ENVS} {_ONE_HORIZON}"
 _TRPO_CHOICES = {
     "one_horizon": _ONE_HORIZON,
-    "64_envs": _NATURAL_BEFORE,
+    "64_envs": _ROLLOUTS_BEFORE,
     **{
-        name: f"{_NATURAL_BEFORE} {settings}"
+        name: f"{_ROLLOUTS_BEFORE} {settings}"
         for name, settings in {
             **_NOISE_BY_ACTIONS,
             "log_std_-0.5": "--log-std-init -0.5",
@@ -202,7 +202,7 @@ _TRPO_CHOICES = {
     "horizon_growth_1": "--horizon-growth 1",
 }
 _ONE_RATE = {"policy": "3e-4", "log_std": "3e-4"}
-_AS_PPO = "--learning-rate 3e-4 --log-std-learning-rate 1e-4"
+_AS_PPO = "--learning-rate 3e-4 --log-std-learning-rate 1e-4"  # as it was before its horizon grew
 _ESPO_CHOICES = {
     "critic_3e-4": _espo_before(),
     "rate_3e-4": _espo_before(**_ONE_RATE),
@@ -231,9 +231,9 @@ _SD_ESPO_CHOICES = {
 _SD_TRPO_CHOICES = {
     "rate_4": _by_rate(4),
     "one_horizon": f"{_ONE_HORIZON} {_by_rate(4)}",
-    "64_envs": f"{_NATURAL_BEFORE} {_by_rate(4)}",
-    "64_envs_rate_1": f"{_NATURAL_BEFORE} {_by_rate(1)}",
-    "64_envs_rate_2": f"{_NATURAL_BEFORE} {_by_rate(2)}",
+    "64_envs": f"{_ROLLOUTS_BEFORE} {_by_rate(4)}",
+    "64_envs_rate_1": f"{_ROLLOUTS_BEFORE} {_by_rate(1)}",
+    "64_envs_rate_2": f"{_ROLLOUTS_BEFORE} {_by_rate(2)}",
     "32_envs": f"{_32_ENVS} {_ONE_HORIZON} {_by_rate(4)}",
 }
 _ESPO_ON_DM_CONTROL = {
@@ -254,6 +254,19 @@ _REFERENCE_PAIRS = (
     # Both presets have the same settings for ESPO.
     ("sd_espo-reference_sdpo", "espo-reference_espo"),
 )
+_DROPOUT = {
+    name: f"{_CLIPPED_BEFORE} {settings}"
+    for name, settings in {
+        "threshold_0.25": "--dropout-threshold 0.25",
+        "threshold_1": "--dropout-threshold 1",
+        "right_side": "--mask ratio_below",
+        "left_side": "--mask ratio_above",
+        "log_symmetric": "--mask ratio_log_symmetric",
+        "at_trial": "--mask-at trial",
+        "value_too": "--mask-value",
+        "ratio_minus_one": "--surrogate ratio_minus_one",
+    }.items()
+}
 _NATURAL_DROPOUT = {
     **{f"kl_{limit}": f"--dropout-kl {limit}" for limit in ("0.06", "0.12", "0.48")},
     "rate_4": _by_rate(4),
@@ -309,7 +322,8 @@ SUITES: Mapping[str, Suite] = {
     ),
     "choosing": Suite(
         (
-            *_changes("ppo", _PPO_CHOICES),
+            *_changed("ppo", _PPO_CHOICES),
+            *_changed("sd_ppo", {"64_envs": _CLIPPED_BEFORE}),
             *_changed("trpo", _TRPO_CHOICES),
             *_changes("espo", _ESPO_CHOICES),
             *_changes("sd_espo", _SD_ESPO_CHOICES),
@@ -331,7 +345,7 @@ SUITES: Mapping[str, Suite] = {
     ),
     "ablation": Suite(
         (
-            *_changes("sd_ppo", _DROPOUT),
+            *_changed("sd_ppo", {"64_envs": _CLIPPED_BEFORE, **_DROPOUT}),
             *_changes("sd_trpo", _NATURAL_DROPOUT),
             *_changes("espo", _STOPPING),
         ),

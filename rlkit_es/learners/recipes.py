@@ -38,23 +38,26 @@ class Recipe:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-_NATURAL: Mapping[str, Any] = {
-    "max_kl": 0.06,
-    "max_kl_schedule": "linear",
-    "learning_rate": 1e-3,
-    "minibatch_size": 64,  # of the critic
-    # Longer pieces of fewer trajectories than elsewhere, a horizon that grows, a critic that is trusted more.
+# Longer pieces of fewer trajectories than elsewhere, a horizon that grows, a critic that is trusted more.
+_GROWING_HORIZON: Mapping[str, Any] = {
     "num_envs": 16,
     "rollout_steps": 128,
     "horizon_growth": 2.0,
     "gae_lambda": 0.9,
 }
 
+_NATURAL: Mapping[str, Any] = {
+    **_GROWING_HORIZON,
+    "max_kl": 0.06,
+    "max_kl_schedule": "linear",
+    "learning_rate": 1e-3,
+    "minibatch_size": 64,  # of the critic
+}
+
 # A critic that follows quickly, and advantages that follow it.
 _QUICK_CRITIC: Mapping[str, Any] = {"critic_learning_rate": 1e-3, "recompute_advantages": True}
 
-# Action noise that shrinks slowly.
-_CLIPPED: Mapping[str, Any] = {**_QUICK_CRITIC, "log_std_learning_rate": 1e-4}
+_CLIPPED: Mapping[str, Any] = {**_GROWING_HORIZON, **_QUICK_CRITIC}
 
 # Small steps of the policy spend the deviation on many of them. Those of the log standard deviation, one
 # number an action dimension, are larger, or it would hardly be learned.

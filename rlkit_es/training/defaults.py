@@ -10,7 +10,9 @@ from rlkit_es.learners.recipes import Recipe
 
 Settings = Mapping[str, Any]
 
-# The rates that recipes have of their own were chosen on MuJoCo, and are not known to be right elsewhere.
+# The horizons and rates that recipes have of their own were chosen on MuJoCo, and are not known to be right
+# elsewhere.
+_ONE_HORIZON: Settings = {"horizon_growth": 1.0, "gae_lambda": 0.95}
 _ONE_RATE: Settings = {
     "critic_learning_rate": None,
     "log_std_learning_rate": None,
@@ -29,6 +31,7 @@ _ATARI: Settings = {
     "normalize_rewards": False,
     "sign_rewards": True,
     "torch_threads": 0,
+    **_ONE_HORIZON,
 }
 _ATARI_ADAM: Settings = {
     "epochs": 4,
@@ -47,11 +50,8 @@ _ATARI_STOPPING: Settings = {
     "learning_rate": 1e-4,
     "critic_learning_rate": 2.5e-4,
 }
-# Chosen on MuJoCo too.
-_ONE_HORIZON: Settings = {"horizon_growth": 1.0, "gae_lambda": 0.95}
 # One step for each batch: a larger one, and few states for the Fisher information.
 _ATARI_NATURAL: Settings = {
-    **_ONE_HORIZON,
     "rollout_steps": 256,
     "learning_rate": 2.5e-4,
     "max_kl": 0.01,
@@ -60,8 +60,8 @@ _ATARI_NATURAL: Settings = {
     "fisher_fraction": 0.2,
 }
 # Rewards are sparse: with -0.5 two of three seeds never find the first one of finger-spin.
-_DM_CONTROL: Settings = {"log_std_init": 0.0}
-_DM_CONTROL_ADAM: Settings = {"learning_rate": 3e-4, **_ONE_RATE}
+_DM_CONTROL: Settings = {"log_std_init": 0.0, **_ONE_HORIZON}
+_DM_CONTROL_ADAM: Settings = {"num_envs": 64, "rollout_steps": 32, "learning_rate": 3e-4, **_ONE_RATE}
 
 
 def env_defaults(env_id: str, recipe: Recipe) -> Settings:
@@ -71,5 +71,5 @@ def env_defaults(env_id: str, recipe: Recipe) -> Settings:
         stopping = _ATARI_STOPPING if recipe.stop != "never" else {}
         return {**_ATARI, **(_ATARI_ADAM if adam else _ATARI_NATURAL), **stopping}
     if is_dm_control(env_id):
-        return {**_DM_CONTROL, **(_DM_CONTROL_ADAM if adam else _ONE_HORIZON)}
+        return {**_DM_CONTROL, **(_DM_CONTROL_ADAM if adam else {})}
     return {}

@@ -21,6 +21,8 @@ _SINGLE_ENV: Settings = {
     "log_std_learning_rate": None,
     "recompute_advantages": False,
     "learning_rate_schedule": "linear",
+    "horizon_growth": 1.0,
+    "gae_lambda": 0.95,
     "common_gradient": 1.0,
     "value_coefficient": 0.25,
     "log_std_init": 0.0,

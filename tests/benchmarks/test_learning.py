@@ -46,7 +46,7 @@ def test_learning_runs_a_grid_once_and_reports_it(learn, tmp_path, capsys):
 
 
 def test_learning_goes_on_with_a_run_that_was_interrupted(learn, tmp_path, capsys):
-    further = ("--compile", "off", "--num-envs", "8", "--checkpoint-every", "256")
+    further = ("--compile", "off", "--num-envs", "8", "--rollout-steps", "32", "--checkpoint-every", "256")
     assert learn("--algos", "ppo", "--total-steps", "768", further=further) == 0
     (whole,) = read_committed(tmp_path / "results" / "smoke")
     (directory,) = (tmp_path / "runs").rglob("seed0")

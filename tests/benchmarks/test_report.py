@@ -253,8 +253,8 @@ def test_what_is_committed_of_a_suite_is_what_the_suite_runs_today(name, tmp_pat
 
 def test_a_part_of_a_suite_is_chosen_by_patterns():
     suite = SUITES["ablation"]
-    chosen = select(suite, ["espo-critic*", "sd_ppo"], ["Hop*"])
-    assert chosen.variants[0].name == "sd_ppo"
+    chosen = select(suite, ["espo-critic*", "sd_trpo"], ["Hop*"])
+    assert chosen.variants[0].name == "sd_trpo"
     assert all(v.name.startswith("espo-critic") for v in chosen.variants[1:])
     assert len(chosen.variants) == 4
     assert chosen.envs == ("Hopper-v4",)

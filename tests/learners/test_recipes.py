@@ -70,19 +70,17 @@ def test_the_defaults_that_recipes_share() -> None:
 
 def test_the_defaults_in_which_recipes_differ() -> None:
     defaults = {name: dict(recipe.defaults) for name, recipe in RECIPES.items() if recipe.defaults}
+    horizon = {"num_envs": 16, "rollout_steps": 128, "horizon_growth": 2.0, "gae_lambda": 0.9}
     natural = {
+        **horizon,
         "max_kl": 0.06,
         "max_kl_schedule": "linear",
         "learning_rate": 1e-3,
         "minibatch_size": 64,
-        "num_envs": 16,
-        "rollout_steps": 128,
-        "horizon_growth": 2.0,
-        "gae_lambda": 0.9,
     }
     critic = {"critic_learning_rate": 1e-3, "recompute_advantages": True}
     stopping = {**critic, "learning_rate": 1e-4, "log_std_learning_rate": 5e-4}
-    clipped = {**critic, "log_std_learning_rate": 1e-4}
+    clipped = {**horizon, **critic}
     assert defaults == {
         "ppo": clipped,
         "sd_ppo": clipped,

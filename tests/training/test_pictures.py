@@ -323,6 +323,8 @@ EVERYWHERE_ON_ATARI = {
     "episodic_life": True,
     "sticky_actions": 0.0,
     "torch_threads": 0,
+    "horizon_growth": 1.0,
+    "gae_lambda": 0.95,
 }
 BY_STEP: dict[str, dict[str, Any]] = {
     "adam": {
@@ -342,8 +344,6 @@ BY_STEP: dict[str, dict[str, Any]] = {
         "max_kl": 0.01,
         "max_kl_schedule": "constant",
         "fisher_fraction": 0.2,
-        "horizon_growth": 1.0,
-        "gae_lambda": 0.95,
     },
 }
 STOPPING = {"common_gradient": 0.0, "learning_rate": 1e-4, "critic_learning_rate": 2.5e-4}
@@ -382,7 +382,7 @@ def test_dm_control_explores_widely_at_one_rate_and_horizon(algo: str) -> None:
     assert not config.recompute_advantages
     assert (config.critic_learning_rate, config.log_std_learning_rate) == (None, None)
     if RECIPES[algo].step == "adam":
-        assert config.learning_rate == 3e-4
+        assert (config.num_envs, config.rollout_steps, config.learning_rate) == (64, 32, 3e-4)
     assert (config.horizon_growth, config.gae_lambda) == (1.0, 0.95)
     assert dataclasses.replace(config, log_std_init=-0.5) == Config.for_algorithm(
         algo, env="dm_control/cheetah-run-v0", log_std_init=-0.5
