@@ -180,7 +180,8 @@ def test_a_file_may_not_hold_anything_else(tmp_path: Path) -> None:
 def test_a_run_goes_on_exactly_and_with_the_same_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = [*options(), "--checkpoint-every", "40", "--learning-rate-schedule", "constant"]
+    constant = ["--learning-rate-schedule", "constant", "--horizon-growth", "1"]
+    few = [*options(), "--checkpoint-every", "40", *constant]
     assert run.main([*few, "--run-dir", "whole", "--total-steps", "200"]) == 0
     assert run.main([*few, "--run-dir", "run"]) == 0
     asked = ["--resume", "run", "--total-steps", "200", "--import", "toy_envs"]

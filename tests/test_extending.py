@@ -99,7 +99,7 @@ def test_own_functions_are_compiled_with_the_update() -> None:
     def close_by(stats, advantage, dropout_threshold, share=0.5):  # type: ignore[no-untyped-def]
         return (stats.ratio - 1).abs() < share * dropout_threshold
 
-    settings = {"mask": "close_by", "dropout_threshold": 0.01, **QUICK}
+    settings = {"mask": "close_by", "dropout_threshold": 0.002, **QUICK}
     eager, compiled = (
         rlkit_es.PPO("Pendulum-v1", **{**settings, "compile": mode}).learn(384) for mode in ("off", "on")
     )

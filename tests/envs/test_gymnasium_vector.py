@@ -133,7 +133,8 @@ def test_gymnasiums_own_vector_environment_is_learned() -> None:
 @pytest.mark.parametrize("mode", AutoresetMode)
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, mode: AutoresetMode) -> None:
     def agent_of(name: str) -> rlkit_es.Algorithm:
-        settings = {**SMALL, "learning_rate_schedule": "constant", "checkpoint_every": 128}
+        constant = {"learning_rate_schedule": "constant", "horizon_growth": 1}
+        settings = {**SMALL, **constant, "checkpoint_every": 128}
         return PPO(register(mode=mode), **settings, run_dir=tmp_path / name)
 
     whole = agent_of("whole").learn(384)

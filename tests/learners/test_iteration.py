@@ -18,7 +18,7 @@ from rlkit_es.training.rollout import RolloutCollector
 from rlkit_es.training.trainer import Trainer
 from rlkit_es.types import Batch, Rollout
 
-GAMMA, GAE_LAMBDA, REWARD_CLIP, OBSERVATION_CLIP, RATE, STEPS = 0.9, 0.5, 0.3, 1.2, 3e-3, 160
+GAMMA, GROWTH, GAE_LAMBDA, REWARD_CLIP, OBSERVATION_CLIP, RATE, STEPS = 0.9, 5.0, 0.5, 0.3, 1.2, 3e-3, 160
 CONFIG = Config.for_algorithm(
     "ppo",
     env="ToyWalk-v0",
@@ -29,6 +29,7 @@ CONFIG = Config.for_algorithm(
     epochs=2,
     critic_epochs=3,
     gamma=GAMMA,
+    horizon_growth=GROWTH,
     gae_lambda=GAE_LAMBDA,
     reward_clip=REWARD_CLIP,
     observation_clip=OBSERVATION_CLIP,
@@ -59,21 +60,23 @@ def scaled_rewards(rollout: Rollout, running: np.ndarray, seen: Seen) -> np.ndar
     return np.clip(reward / np.sqrt(np.var(seen.returns) + 1e-8), -REWARD_CLIP, REWARD_CLIP)
 
 
-def advantages(rollout: Rollout, reward: np.ndarray, value: np.ndarray, next_value: np.ndarray) -> np.ndarray:
+def advantages(
+    rollout: Rollout, reward: np.ndarray, value: np.ndarray, next_value: np.ndarray, gamma: float
+) -> np.ndarray:
     """(T, N), from the last step to the first."""
     result, following = np.zeros_like(value), np.zeros(value.shape[1])
     for t in reversed(range(len(value))):
         going = 1.0 - rollout.done[t].numpy()
         bootstrap = 1.0 - rollout.terminated[t].numpy()
-        delta = reward[t] + GAMMA * bootstrap * next_value[t] - value[t]
-        own = delta + GAMMA * GAE_LAMBDA * going * following
+        delta = reward[t] + gamma * bootstrap * next_value[t] - value[t]
+        own = delta + gamma * GAE_LAMBDA * going * following
         valid = rollout.valid[t].numpy()
         result[t] = np.where(valid, own, 0.0)
         following = np.where(valid, own, following)
     return result
 
 
-def batch_of(rollout: Rollout, twin: ActorCritic, running: np.ndarray, seen: Seen) -> Batch:
+def batch_of(rollout: Rollout, twin: ActorCritic, running: np.ndarray, seen: Seen, gamma: float) -> Batch:
     """As `Trainer` should prepare it; what was observed counts only for the next one."""
     counted = np.concatenate(seen.observations) if seen.observations else None
 
@@ -87,7 +90,7 @@ def batch_of(rollout: Rollout, twin: ActorCritic, running: np.ndarray, seen: See
     with torch.no_grad():
         value, next_value = (twin.critic(x).double().numpy() for x in (observation, following))
         behaviour = twin.actor(observation.flatten(0, 1))
-    advantage = advantages(rollout, scaled_rewards(rollout, running, seen), value, next_value)
+    advantage = advantages(rollout, scaled_rewards(rollout, running, seen), value, next_value, gamma)
     seen.observations.append(rollout.observation[rollout.valid].double().numpy())
     return Batch(
         observation=observation.flatten(0, 1),
@@ -121,7 +124,8 @@ def test_iterations_are_what_is_written_out(rollouts: list[Rollout]) -> None:
     assert len(rollouts) == 4
     for rollout in rollouts:
         remaining = 1 - done / STEPS
-        plain.update(batch_of(rollout, twin, running, seen), RATE * remaining, remaining)
+        gamma = 1 - (1 - GAMMA) / (remaining + (1 - remaining) * GROWTH)
+        plain.update(batch_of(rollout, twin, running, seen, gamma), RATE * remaining, remaining)
         done += int(rollout.valid.sum())
     for part in ("actor", "critic"):
         ours, theirs = (
